@@ -1,0 +1,36 @@
+"""Derivatives of indexing: what was read from a place is added up there."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from thriftgrad.autodiff.adjoint import Array
+from thriftgrad.autodiff.registry import defvjp
+from thriftgrad.autodiff.tensor import primitive
+
+
+@primitive
+def scatter(values: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    """Return zeros of `shape` with `values` added at `index`; repeated indices add up."""
+    result = np.zeros_like(values, shape=shape)
+    if _repeats(index):
+        np.add.at(result, index, values)
+    else:
+        result[index] = values
+    return result
+
+
+_BASIC = (int, slice, type(None), type(Ellipsis))
+
+defvjp(operator.getitem, "a, index", a=lambda g, a_shape, index: scatter(g, index, a_shape))
+defvjp(scatter, values=lambda g, index: g[index])
+
+
+def _repeats(index: Any) -> bool:
+    """Tell whether `index` may name an entry twice: only arrays of integers can."""
+    if isinstance(index, _BASIC):
+        return False
+    if isinstance(index, tuple):
+        return any(_repeats(part) for part in index)
+    return np.asarray(index).dtype.kind != "b"

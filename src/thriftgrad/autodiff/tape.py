@@ -1,0 +1,179 @@
+"""The tape: the nodes between the leaves and an output, and the sweep that runs it backwards.
+
+A node stands for one recorded call. It knows the shape and dtype of the call's result and, for each
+argument that a gradient flows to, an edge: the argument's node, the function that carries a
+cotangent there, and the residuals that this function asked for. It does not hold the result itself:
+a value that no rule asked for is freed as soon as the person's code lets go of it.
+
+Nodes are numbered as they are made, so that descending numbers are a topological order of any
+graph. The sweep therefore needs no recursion and no counting, and a chain of 100,000 calls is an
+ordinary input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from thriftgrad.autodiff.adjoint import Array, fit
+from thriftgrad.errors import FreedTapeError
+
+_next_number = count().__next__
+
+Pull = Callable[..., Any]
+"""A vector-Jacobian product: `pull(g, *residuals)` is the cotangent of one argument."""
+
+
+class Node:
+    """One recorded call: where its cotangent goes, and what carrying it there takes."""
+
+    __slots__ = ("dtype", "edges", "number", "shape")
+
+    def __init__(self, edges: Sequence[Edge], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.edges: Sequence[Edge] | None = edges
+        self.shape = shape
+        self.dtype = dtype
+        self.number = _next_number()
+
+
+Edge = tuple["Node | tuple[Node | None, ...]", Pull, tuple[Any, ...]]
+"""`(parent, pull, residuals)`. Where one pull serves several arguments, `parent` is a tuple and so is
+what `pull` returns; None marks an argument that needs no gradient."""
+
+
+class Leaf(Node):
+    """Where a gradient arrives and stays."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        super().__init__((), shape, dtype)
+        self.grad: Array | None = None
+
+
+class Fork(Node):
+    """A call with several results; each result's own node is an `Output` of it."""
+
+    __slots__ = ("outputs",)
+
+    def __init__(
+        self, edges: Sequence[Edge], outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
+    ) -> None:
+        super().__init__(edges, (), np.dtype(object))
+        self.outputs = outputs
+
+
+class Output(Node):
+    """The `index`-th result of a fork."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, fork: Fork, index: int) -> None:
+        super().__init__(((fork, _pass, ()),), *fork.outputs[index])
+        self.index = index
+
+
+def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[Leaf, Array]:
+    """Carry cotangents from `roots` back to the leaves, and return the gradient at each leaf.
+
+    Each node's residuals are released as the sweep passes it, unless `retain` is set.
+
+    Raises:
+        FreedTapeError: an earlier sweep has released residuals that this one needs.
+    """
+    cotangents: dict[Node, Any] = {}
+    for node, cotangent in roots:
+        held = cotangents.get(node)
+        cotangents[node] = cotangent if held is None else held + cotangent
+    order = _reachable(cotangents)
+    gradients: dict[Leaf, Array] = {}
+    while order:
+        node = order.pop()
+        g = cotangents.pop(node, None)
+        if g is None:  # every path to this node was cut by a rule that returned None
+            continue
+        kind = type(node)
+        if kind is Leaf:
+            gradients[node] = g  # type: ignore[index]
+            continue
+        if kind is Fork:
+            g = _filled(g, node.outputs)  # type: ignore[attr-defined]
+        edges = node.edges
+        if not retain:
+            node.edges = None
+        for parent, pull, residuals in edges:  # type: ignore[union-attr]
+            part = pull(g, *residuals)
+            kind = type(parent)
+            if kind is Node or kind is Leaf:
+                _send(parent, part, g, cotangents)  # type: ignore[arg-type]
+            elif kind is tuple:
+                for each, its in zip(parent, part, strict=True):  # type: ignore[arg-type]
+                    if each is not None:
+                        _send(each, its, g, cotangents)
+            elif kind is Fork:
+                parts = cotangents.setdefault(parent, [None] * len(parent.outputs))  # type: ignore
+                parts[node.index] = part  # type: ignore[attr-defined]
+            else:
+                _send(parent, part, g, cotangents)  # type: ignore[arg-type]
+    return gradients
+
+
+def _send(node: Node, part: Array, g: Array, cotangents: dict[Node, Any]) -> None:
+    """Add `part`, which a rule made of `g`, to the cotangent that waits at `node`."""
+    if part is None:
+        return
+    if part.shape != node.shape or part.dtype is not node.dtype:
+        part = fit(part, node.shape, node.dtype)
+    held = cotangents.get(node)
+    if held is not None:
+        part = held + part
+    elif type(node) is Leaf and isinstance(part, np.ndarray) and (part is g or _borrowed(part)):
+        # A gradient that stays must not share memory with another one, nor with an input.
+        part = part.copy()
+    cotangents[node] = part
+
+
+def _borrowed(array: Any) -> bool:
+    return array.base is not None or not array.flags.writeable
+
+
+def _reachable(roots: Iterable[Node]) -> list[Node]:
+    """Return every node that the roots depend on, in the order in which they were made."""
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        edges = stack.pop().edges
+        if edges is None:
+            raise FreedTapeError(
+                "this tape has been swept already and its residuals are released; run the forward "
+                "pass again, or keep the tape by backward(retain=True) in the first sweep"
+            )
+        for parent, _, _ in edges:
+            if type(parent) is tuple:
+                for each in parent:
+                    if each is not None and each not in seen:
+                        seen.add(each)
+                        stack.append(each)
+            elif parent not in seen:
+                seen.add(parent)  # type: ignore[arg-type]
+                stack.append(parent)  # type: ignore[arg-type]
+    return sorted(seen, key=attrgetter("number"))
+
+
+def _filled(
+    parts: list[Any], outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
+) -> list[Any]:
+    """Put zeros where a result of a fork was not used."""
+    like = next(part for part in parts if part is not None)
+    return [
+        np.zeros_like(like, shape=shape, dtype=dtype) if part is None else part
+        for part, (shape, dtype) in zip(parts, outputs, strict=True)
+    ]
+
+
+def _pass(g: Array) -> Array:
+    return g

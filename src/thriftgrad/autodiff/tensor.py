@@ -1,0 +1,797 @@
+"""`Tensor`, the value that records, and the way NumPy's calls reach it.
+
+NumPy hands every call that sees a `Tensor` to `Tensor.__array_ufunc__` (NEP 13) or
+`Tensor.__array_function__` (NEP 18). These look up the function's rule, evaluate the call on the
+values inside, and put a node on the tape.
+
+Every tensor has a *level*. Parameters and tensors that a person makes have level 0; each run of a
+transform such as `grad` takes a new, higher level for its leaves. A call records at the highest level
+among its arguments and treats all others as values, which may themselves be tensors of a lower level
+and then record there. Higher derivatives need nothing more. Levels come from one counter that only
+counts up, so there is no state to restore after an exception and none for threads to share.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from itertools import count
+from typing import Any, NoReturn, ParamSpec
+
+import numpy as np
+
+from thriftgrad.autodiff.adjoint import Array, describe
+from thriftgrad.autodiff.registry import RULES, Rule, lookup
+from thriftgrad.autodiff.tape import Edge, Fork, Leaf, Node, Output, sweep
+from thriftgrad.errors import (
+    DetachError,
+    DifferentiationError,
+    InPlaceError,
+    NoRuleError,
+)
+
+P = ParamSpec("P")
+
+new_level = count(1).__next__
+_CONSTANT = -1
+_floor: ContextVar[int] = ContextVar("thriftgrad_floor", default=_CONSTANT)
+"""What has a level above the floor records."""
+
+_accumulating = threading.Lock()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside this context of what was made outside it.
+
+    Calls on tensors and parameters give tensors that are constants. Only this thread (more exactly,
+    this context) is concerned, and a `grad` that is started inside still works.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> w = tg.Parameter(np.ones(3), name="w")
+        >>> with tg.no_grad():
+        ...     y = np.sum(w * 2.0)
+        >>> float(y)
+        6.0
+    """
+    token = _floor.set(new_level())
+    try:
+        yield
+    finally:
+        _floor.reset(token)
+
+
+def _method(function: Callable[..., Any], position: int = 0) -> Callable[..., Any]:
+    """Make an array method of a NumPy function that takes the array at `position`."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return dispatch(function, (*args[:position], self, *args[position:]), kwargs)
+
+    method.__doc__ = f"See `np.{function.__name__}`."
+    return method
+
+
+def _operators(
+    function: Callable[[Any, Any], Any], ufunc: np.ufunc
+) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """Make the two methods of a Python operator that is differentiated as `ufunc`."""
+
+    def forward(self: Tensor, other: Any) -> Any:
+        return evaluate(ufunc, function, (self, other))
+
+    def reflected(self: Tensor, other: Any) -> Any:
+        return evaluate(ufunc, function, (other, self))
+
+    return forward, reflected
+
+
+class Tensor:
+    """An array that records what NumPy does with it.
+
+    A tensor made from an array is a leaf: `backward` on something computed from it leaves the
+    gradient in its `grad`. All of NumPy's functions that have a rule work on it, as do operators,
+    indexing and the usual array methods.
+
+    Args:
+        value: a floating-point or complex array, a Python float or complex, or a nested list of these.
+
+    Attributes:
+        value: the array inside. Whatever is computed from it is not recorded.
+        grad: the gradient that has arrived at a leaf, of the shape and dtype of `value`, or None.
+
+    Raises:
+        DifferentiationError: the values are not real or complex floating-point numbers.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> x = tg.Tensor([1.0, 2.0, 3.0])
+        >>> y = np.sum(x ** 2)
+        >>> y.backward()
+        >>> x.grad
+        array([2., 4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "level", "node", "value")
+
+    value: Any
+    level: int
+    node: Node | None
+
+    def __init__(self, value: Array) -> None:
+        if isinstance(value, Tensor):
+            raise DetachError(
+                "Tensor was given a tensor; use that one as it is, or its .value to start a new tape"
+            )
+        value = as_differentiable(value, "the value of a tensor")
+        self.level = 0
+        self.node = Leaf(*_describe_value(value))
+        self._place(value)
+
+    def _place(self, value: Array) -> None:
+        self.value = value
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return np.shape(self.value)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the entries."""
+        return _describe_value(self.value)[1]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return int(np.size(self.value))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the entries take."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient that `backward` has accumulated here, or None."""
+        return self.node.grad if isinstance(self.node, Leaf) else None
+
+    @grad.setter
+    def grad(self, gradient: Array | None) -> None:
+        if not isinstance(self.node, Leaf):
+            raise DifferentiationError(
+                "only a leaf (a Parameter, or a Tensor made from an array) keeps a gradient; this "
+                "tensor was computed from others"
+            )
+        self.node.grad = gradient
+
+    def backward(self, gradient: Array | None = None, *, retain: bool = False) -> None:
+        """Add to the `grad` of every leaf its gradient of this tensor.
+
+        For a tensor t and a given cotangent g, each leaf w receives ∂⟨g, t⟩/∂w. Cotangents are
+        accumulated over calls until `grad` is set to None (`optimizer.zero_grad()`). The tape's
+        residuals are released while the sweep passes them.
+
+        Args:
+            gradient: the cotangent of this tensor, of its shape; 1 where this tensor is a scalar.
+            retain: keep the tape, so that a second sweep can follow.
+
+        Raises:
+            DifferentiationError: no `gradient` for a tensor that is not a scalar, one of another
+                shape, a tensor that does not record, or one inside a function being differentiated.
+            FreedTapeError: the tape was swept before without `retain`.
+        """
+        if self.node is None:
+            raise DifferentiationError(
+                "backward() on a tensor that records nothing: it was computed under no_grad, or from "
+                "constants only"
+            )
+        if self.level > 0:
+            raise DifferentiationError(
+                "backward() on a tensor inside a function that grad, vjp or another transform is "
+                "differentiating; return the tensor from the function instead"
+            )
+        if gradient is None:
+            if self.shape != ():
+                raise DifferentiationError(
+                    f"backward() without a gradient needs a scalar, this tensor has shape {self.shape}; "
+                    f"reduce it (np.sum, np.mean) or pass backward(gradient) of that shape"
+                )
+            gradient = np.ones_like(self.value)
+        else:
+            gradient = gradient.value if isinstance(gradient, Tensor) else np.asarray(gradient)
+            if np.shape(gradient) != self.shape:
+                raise DifferentiationError(
+                    f"backward() was given a gradient of shape {np.shape(gradient)} for a tensor of "
+                    f"shape {self.shape}; the two must be equal"
+                )
+            gradient = gradient.astype(self.dtype, copy=False)
+            if isinstance(self.node, Leaf):
+                gradient = gradient.copy()
+        gradients = sweep([(self.node, gradient)], retain=retain)
+        # Only now that the whole sweep has succeeded is anything changed; and two threads that share
+        # parameters must not lose each other's sums.
+        with _accumulating:
+            for leaf, g in gradients.items():
+                leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+    # How NumPy's calls arrive
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Record a call of a ufunc (NEP 13)."""
+        if kwargs.get("out") is not None:
+            _refuse_out(describe(ufunc))
+        if method != "__call__":
+            bound = getattr(ufunc, method)
+            return dispatch(bound, inputs, kwargs)
+        if not kwargs:
+            return evaluate(ufunc, ufunc, inputs)
+        known = kwargs.keys() & {"where", "dtype", "casting", "order", "subok", "out"}
+        if len(known) < len(kwargs):
+            unknown = ", ".join(f"{k}={kwargs[k]!r}" for k in kwargs.keys() - known)
+            raise NoRuleError(
+                f"{describe(ufunc)} was called with {unknown}, which thriftgrad cannot differentiate; "
+                f"leave it out"
+            )
+        # NumPy drops out=None on its way here, by which a person says that entries outside of `where`
+        # are meant to be left undefined; without it NumPy would warn.
+        where = kwargs.get("where", True)
+        return evaluate(ufunc, partial(ufunc, **{"out": None, **kwargs}), inputs, where)
+
+    def __array_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Record a call of one of NumPy's other functions (NEP 18)."""
+        return dispatch(function, args, kwargs)
+
+    # Leaving the tape, only ever on purpose
+
+    def item(self, *index: Any) -> Any:
+        """Return one entry as a Python number, which is no longer recorded."""
+        if not index and isinstance(self.value, float | complex):
+            return self.value
+        return self.value.item(*index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if self._records():
+            raise DetachError(
+                "a tensor that records was to become a plain array (np.array([t]), np.asarray(t), "
+                "a[i] = t, or a function outside NumPy), which would cut off its gradient; use "
+                "np.stack or np.concatenate on tensors, or t.value if no gradient should flow"
+            )
+        return np.array(self.value, dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        return float(self._leave("float"))
+
+    def __int__(self) -> int:
+        return int(self._leave("int"))
+
+    def __complex__(self) -> complex:
+        return complex(self._leave("complex"))
+
+    def __index__(self) -> int:
+        return operator.index(self._leave("an index"))
+
+    def _leave(self, kind: str) -> Any:
+        if self._records():
+            raise DetachError(
+                f"a tensor that records was to become {kind} (by float(t), math.sin(t) or the like), "
+                f"which would cut off its gradient; use NumPy's functions (np.sin), or t.item() if no "
+                f"gradient should flow"
+            )
+        return self.value
+
+    def _records(self) -> bool:
+        return self.node is not None and self.level > _floor.get()
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def __repr__(self) -> str:
+        text = np.array2string(_innermost(self), separator=", ", prefix="Tensor(", threshold=100)
+        return f"Tensor({text}, dtype={self.dtype})"
+
+    def __reduce__(self) -> NoReturn:
+        raise DetachError(
+            "a tensor is a place on a tape and cannot be copied or pickled; use t.value for its array"
+        )
+
+    # Being a container
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        return dispatch(operator.getitem, (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise InPlaceError(
+            "a tensor's entries cannot be assigned (t[i] = v): a derivative may still need the old "
+            "ones; build a new one with np.where(mask, v, t), np.concatenate or np.stack, or change "
+            "t.value before the forward pass"
+        )
+
+    # NumPy's methods, by NumPy's functions
+
+    @property
+    def T(self) -> Any:  # noqa: N802 - NumPy's name
+        """The transpose: all axes in reverse order."""
+        return np.transpose(self)
+
+    @property
+    def mT(self) -> Any:  # noqa: N802 - NumPy's name
+        """The matrix transpose: the last two axes exchanged."""
+        if self.ndim < 2:
+            raise ValueError(f"mT needs at least two axes, this tensor has shape {self.shape}")
+        return np.swapaxes(self, -1, -2)
+
+    @property
+    def real(self) -> Any:
+        """The real part."""
+        return np.real(self)
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part."""
+        return np.imag(self)
+
+    @property
+    def flat(self) -> Iterator[Any]:
+        """The entries, one after the other."""
+        return iter(np.reshape(self, -1))
+
+    def reshape(self, *shape: Any, order: str = "C") -> Any:
+        """Return the entries in another shape; see `np.reshape`."""
+        return np.reshape(self, shape[0] if len(shape) == 1 else shape, order=order)  # type: ignore[call-overload]
+
+    def transpose(self, *axes: Any) -> Any:
+        """Return the axes in another order; see `np.transpose`."""
+        if not axes or axes == (None,):
+            return np.transpose(self)
+        return np.transpose(self, axes[0] if len(axes) == 1 and np.ndim(axes[0]) else axes)
+
+    def flatten(self, order: str = "C") -> Any:
+        """Return the entries along one axis."""
+        return np.reshape(self, -1, order=order)  # type: ignore[call-overload]
+
+    def astype(self, dtype: Any, **options: Any) -> Any:
+        """Return the entries in another dtype; a cotangent comes back in this one."""
+        return cast(self, dtype)
+
+    def dot(self, other: Any) -> Any:
+        """Return the dot product; see `np.dot`."""
+        return np.dot(self, other)
+
+    all = _method(np.all)
+    any = _method(np.any)
+    argmax = _method(np.argmax)
+    argmin = _method(np.argmin)
+    argpartition = _method(np.argpartition)
+    argsort = _method(np.argsort)
+    choose = _method(np.choose)
+    clip = _method(np.clip)
+    compress = _method(np.compress, 1)
+    copy = _method(np.copy)
+    cumprod = _method(np.cumprod)
+    cumsum = _method(np.cumsum)
+    diagonal = _method(np.diagonal)
+    max = _method(np.max)
+    mean = _method(np.mean)
+    min = _method(np.min)
+    nonzero = _method(np.nonzero)
+    prod = _method(np.prod)
+    ptp = _method(np.ptp)
+    ravel = _method(np.ravel)
+    repeat = _method(np.repeat)
+    round = _method(np.round)
+    searchsorted = _method(np.searchsorted)
+    squeeze = _method(np.squeeze)
+    std = _method(np.std)
+    sum = _method(np.sum)
+    swapaxes = _method(np.swapaxes)
+    take = _method(np.take)
+    trace = _method(np.trace)
+    var = _method(np.var)
+
+    # Operators: Python's own, so that a Python float stays one and promotes nothing
+
+    __add__, __radd__ = _operators(operator.add, np.add)
+    __sub__, __rsub__ = _operators(operator.sub, np.subtract)
+    __mul__, __rmul__ = _operators(operator.mul, np.multiply)
+    __truediv__, __rtruediv__ = _operators(operator.truediv, np.divide)
+    __floordiv__, __rfloordiv__ = _operators(operator.floordiv, np.floor_divide)
+    __mod__, __rmod__ = _operators(operator.mod, np.remainder)
+    __divmod__, __rdivmod__ = _operators(divmod, np.divmod)
+    __pow__, __rpow__ = _operators(operator.pow, np.power)
+    __matmul__, __rmatmul__ = _operators(operator.matmul, np.matmul)
+    __lt__, __gt__ = _operators(operator.lt, np.less)
+    __le__, __ge__ = _operators(operator.le, np.less_equal)
+    __eq__, _ = _operators(operator.eq, np.equal)
+    __ne__, _ = _operators(operator.ne, np.not_equal)
+
+    def __neg__(self) -> Any:
+        return evaluate(np.negative, operator.neg, (self,))
+
+    def __pos__(self) -> Any:
+        return evaluate(np.positive, operator.pos, (self,))
+
+    def __abs__(self) -> Any:
+        return evaluate(np.absolute, operator.abs, (self,))
+
+    def conjugate(self) -> Any:
+        """Return the complex conjugate."""
+        return evaluate(np.conjugate, np.conjugate, (self,))
+
+    conj = conjugate
+
+    __hash__ = object.__hash__
+
+
+class Parameter(Tensor):
+    """A named leaf that an optimiser may change.
+
+    The array is copied, so that training never writes into one of the caller's. Optimisers update
+    `value` in place between steps; a person may also assign a new one.
+
+    Args:
+        value: a floating-point or complex array, or what `np.array` makes one of.
+        name: what messages and saved files call it.
+
+    Raises:
+        DifferentiationError: the values are not real or complex floating-point numbers.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> w = tg.Parameter(np.ones((3, 2)), name="w")
+        >>> t = np.tanh(np.ones((1, 3)) @ w)
+        >>> t.backward(np.ones_like(t.value))
+        >>> w.grad.shape
+        (3, 2)
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, value: Array, name: str = "") -> None:
+        super().__init__(value)
+        self.name = name
+
+    def _place(self, value: Array) -> None:
+        _value.__set__(self, np.array(value))
+
+    @property
+    def value(self) -> Any:
+        """The array that holds the parameter's present value."""
+        return _value.__get__(self)
+
+    @value.setter
+    def value(self, value: Array) -> None:
+        value = as_differentiable(value, f"the value of parameter {self.name!r}")
+        shape, dtype = _describe_value(value)
+        if (shape, dtype) != (self.shape, self.dtype):
+            self.node = Leaf(shape, dtype)  # a gradient of another shape belongs to what was
+        self._place(value)
+
+    def __repr__(self) -> str:
+        name = f"{self.name!r}, " if self.name else ""
+        return f"Parameter({name}shape={self.shape}, dtype={self.dtype})"
+
+    def __reduce__(self) -> Any:
+        return Parameter, (self.value, self.name)
+
+
+_value: Any = Tensor.__dict__["value"]
+
+
+def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Evaluate `function(*args, **kwargs)`, recording it if a tensor among the arguments records."""
+    rule = lookup(function)
+    if kwargs.get("out") is not None:
+        _refuse_out(describe(function))
+    if type(rule) is not Rule:
+        return function(*map(_strip, args), **{name: _strip(v) for name, v in kwargs.items()})
+    ready = rule.ready
+    signature = ready.signature
+    variadic = signature.variadic
+    if variadic is not None:
+        args = (*args[:variadic], args[variadic:])
+    for i in ready.sequences:
+        if i < len(args) and isinstance(args[i], Tensor):
+            args = (*args[:i], list(args[i]), *args[i + 1 :])  # an array is a sequence of its parts
+    found = [(i, value) for i, value in enumerate(args) if _holds_tensor(value)]
+    named = [(name, value) for name, value in kwargs.items() if _holds_tensor(value)]
+    level = floor = _floor.get()
+    for _, value in found:
+        level = _highest(value, level)
+    for _, value in named:
+        level = _highest(value, level)
+    positional = list(args)
+    for i, value in found:
+        positional[i] = _unwrap(value, level, floor)
+    keywords = kwargs
+    if named:
+        keywords = {**kwargs, **{name: _unwrap(value, level, floor) for name, value in named}}
+    given = positional
+    if variadic is not None:
+        given = [*positional[:variadic], *positional[variadic]]
+    if level == floor:
+        return _constant(function(*given, **keywords))
+    values = signature.bind(positional, keywords)
+    if values is None:
+        function(*given, **keywords)  # its own TypeError says best what is wrong
+        raise NoRuleError(
+            f"{describe(function)} was called with arguments that thriftgrad does not know: it takes "
+            f"{', '.join(signature.names)}"
+        )
+    ready.check(values)
+    if ready.out is not None and values[ready.out] is not None:
+        _refuse_out(describe(function))
+    ans = function(*given, **keywords)
+    call = (ans, *values)
+    found += [(signature.index[name], value) for name, value in named]
+    edges: list[Edge] = []
+    joined: dict[int, Node] = {}
+    for i, value in found:
+        if i in ready.constants:
+            continue
+        if isinstance(value, Tensor):
+            if value.level != level:
+                continue
+            if ready.joint is not None and i in ready.joint[0]:
+                joined[i] = value.node  # type: ignore[assignment]
+            else:
+                pull, pick = ready.vjp(i)
+                edges.append((value.node, pull, pick(call)))  # type: ignore[arg-type]
+        else:
+            pull, pick = ready.vjp(i)
+            for position, each in enumerate(value):
+                if isinstance(each, Tensor) and each.level == level:
+                    edges.append((each.node, pull, pick((*call, position))))  # type: ignore[arg-type]
+    if joined:
+        assert ready.joint is not None
+        together, (pull, pick) = ready.joint
+        edges.append((tuple([joined.get(i) for i in together]), pull, pick(call)))
+    return _recorded(ans, edges, level)
+
+
+def evaluate(
+    key: Callable[..., Any], function: Callable[..., Any], args: Sequence[Any], where: Any = True
+) -> Any:
+    """Evaluate `function(*args)`, which is differentiated as `key`; the quick way for ufuncs.
+
+    `dispatch` does the same for any signature; here all arguments are positional and may all have a
+    derivative.
+    """
+    rule = RULES.get(key)
+    if type(rule) is not Rule:
+        lookup(key)  # raises unless it is a constant
+        return function(*map(_strip, args))
+    floor = _floor.get()
+    values: Sequence[Any]
+    # The level that records, and a bit for each argument that is at it. Calls of one or two
+    # arguments are nearly all there are, and are spelled out.
+    if len(args) == 1:
+        level, mask, values = args[0].level, 1, (args[0].value,)
+    elif len(args) == 2 and not isinstance(args[1], Tensor):
+        level, mask, values = args[0].level, 1, (args[0].value, args[1])
+    elif len(args) == 2 and not isinstance(args[0], Tensor):
+        level, mask, values = args[1].level, 2, (args[0], args[1].value)
+    elif len(args) == 2 and args[0].level == args[1].level:
+        level, mask, values = args[0].level, 3, (args[0].value, args[1].value)
+    else:
+        level, mask = _recording(args, floor)
+        values = [_unwrap(a, level, floor) for a in args]
+    ans = function(*values)
+    if level <= floor:
+        return _constant(ans)
+    call = (ans, *values)
+    edges: list[Edge] = []
+    for i, pull, pick in rule.plan(mask):
+        edges.append((args[i].node, pull if where is True else _masked(pull, where), pick(call)))
+    return _recorded(ans, edges, level)
+
+
+def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Make a function that `defvjp` can give a rule to, so that it is recorded as one call.
+
+    Tensors among its arguments, or in lists and tuples there, reach the function as plain arrays.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> @tg.primitive
+        ... def softplus(x):
+        ...     return np.logaddexp(x, 0.0)
+        >>> tg.defvjp(softplus, x=lambda g, x: g / (1.0 + np.exp(-x)))
+        >>> tg.grad(softplus)(0.0)
+        0.5
+    """
+
+    @wraps(function)
+    def recordable(*args: P.args, **kwargs: P.kwargs) -> Any:
+        if any(map(_holds_tensor, args)) or any(map(_holds_tensor, kwargs.values())):
+            return dispatch(recordable, args, kwargs)
+        return function(*args, **kwargs)
+
+    return recordable
+
+
+@primitive
+def cast(x: Array, dtype: Any) -> Array:
+    """Return `x` in another dtype: `x.astype(dtype)` for a tensor."""
+    return x.astype(dtype) if hasattr(x, "astype") else np.dtype(dtype).type(x)
+
+
+def as_differentiable(value: Any, what: str) -> Any:
+    """Return `value` as something that has a derivative: an inexact array or Python number.
+
+    Raises:
+        DifferentiationError: it is an integer, a boolean, or no number; the message names `what`.
+    """
+    if isinstance(value, float | complex) and not isinstance(value, np.generic):
+        return value
+    if not hasattr(value, "__array_ufunc__") or not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    if value.dtype.kind not in "fc":
+        remedy = "pass a float, such as 3.0 or x.astype(float)" if value.dtype.kind in "iub" else ""
+        raise DifferentiationError(
+            f"{what} has dtype {value.dtype}, which has no derivative; "
+            f"{remedy or 'expected floating-point or complex numbers'}"
+        )
+    return value
+
+
+def _recorded(ans: Any, edges: Sequence[Edge], level: int) -> Any:
+    try:
+        dtype = ans.dtype
+        shape = ans.shape
+    except AttributeError:  # several results, or a Python number
+        if isinstance(ans, (tuple, list)):
+            return _forked(ans, edges, level)
+        shape, dtype = _describe_value(ans)
+    if dtype.kind not in "fc" or not edges:
+        return ans
+    tensor = _new(Tensor)
+    tensor.value = ans
+    tensor.node = Node(edges, shape, dtype)
+    tensor.level = level
+    return tensor
+
+
+def _forked(answers: Any, edges: Sequence[Edge], level: int) -> Any:
+    """Wrap each result of a call with several, in a container of the same kind."""
+    specs = [_describe_value(ans) for ans in answers]
+    fork = Fork(edges, specs)
+    wrapped = [
+        _tensor(ans, Output(fork, i), level) if dtype.kind in "fc" else ans
+        for i, (ans, (_, dtype)) in enumerate(zip(answers, specs, strict=True))
+    ]
+    kind = type(answers)
+    return kind(*wrapped) if hasattr(kind, "_fields") else kind(wrapped)
+
+
+def _constant(ans: Any) -> Any:
+    if isinstance(ans, (tuple, list)):
+        parts = [_constant(each) for each in ans]
+        return type(ans)(*parts) if hasattr(ans, "_fields") else type(ans)(parts)
+    if isinstance(ans, Tensor) or _describe_value(ans)[1].kind not in "fc":
+        return ans
+    return _tensor(ans, None, _CONSTANT)
+
+
+_new = Tensor.__new__
+
+
+def _tensor(value: Any, node: Node | None, level: int) -> Tensor:
+    tensor = _new(Tensor)
+    tensor.value = value
+    tensor.node = node
+    tensor.level = level
+    return tensor
+
+
+def traced(value: Any, level: int) -> tuple[Tensor, Leaf]:
+    """Return a tensor that is a leaf at `level`, and its leaf; for the transforms."""
+    leaf = Leaf(*_describe_value(value))
+    return _tensor(value, leaf, level), leaf
+
+
+def _describe_value(value: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    try:
+        return value.shape, value.dtype
+    except AttributeError:  # a Python number
+        return (), np.dtype(type(value))
+
+
+def _highest(value: Any, level: int) -> int:
+    """Return the level of a tensor, or the highest in a sequence, if it is above `level`."""
+    if isinstance(value, Tensor):
+        return value.level if value.level > level else level
+    return max([level, *(each.level for each in value if isinstance(each, Tensor))])
+
+
+def _recording(values: Sequence[Any], floor: int) -> tuple[int, int]:
+    """Return the highest level above `floor` among tensors, and a bit for each tensor at it."""
+    level, mask = floor, 0
+    for i, value in enumerate(values):
+        if isinstance(value, Tensor):
+            if value.level > level:
+                level, mask = value.level, 1 << i
+            elif mask and value.level == level:
+                mask |= 1 << i
+    return level, mask
+
+
+def _unwrap(value: Any, level: int, floor: int) -> Any:
+    """Take off the layer at `level` and whatever does not record; lower levels stay on."""
+    if isinstance(value, Tensor):
+        return value.value if value.level == level or value.level <= floor else value
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return type(value)([_unwrap(v, level, floor) for v in value])
+    return value
+
+
+def _strip(value: Any) -> Any:
+    """Take off one layer, for a call whose result carries no gradient."""
+    if isinstance(value, Tensor):
+        return value.value
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return type(value)([_strip(v) for v in value])
+    return value
+
+
+def _holds_tensor(value: Any) -> bool:
+    """Tell whether `value` is a tensor or a list or tuple with one in it."""
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            if isinstance(each, Tensor):
+                return True
+    return False
+
+
+def _innermost(value: Any) -> Any:
+    while isinstance(value, Tensor):
+        value = value.value
+    return value
+
+
+def _masked(pull: Callable[..., Any], where: Any) -> Callable[..., Any]:
+    """Let nothing through where a ufunc's `where=` left the result uncomputed."""
+
+    def masked(g: Array, *residuals: Any) -> Array:
+        # The formula may well be infinite at the entries that the call was told to leave alone.
+        with np.errstate(all="ignore"):
+            return np.where(where, pull(np.where(where, g, 0), *residuals), 0)
+
+    return masked
+
+
+def _refuse_out(name: str) -> NoReturn:
+    raise InPlaceError(
+        f"{name} was called with out=, which would write where a derivative may still need the old "
+        f"values; leave out= away and use the result (for a += t write a = a + t)"
+    )

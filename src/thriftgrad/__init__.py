@@ -1,5 +1,8 @@
 """thriftgrad: plain NumPy in, gradients out, inside the memory you give it."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from thriftgrad.autodiff import (
     Parameter,
     Tensor,
@@ -11,14 +14,36 @@ from thriftgrad.autodiff import (
     vjp,
 )
 
+if TYPE_CHECKING:
+    from thriftgrad import data, nn, optim, plots, train, tree
+
 __version__ = "0.1.0"
 __all__ = [
     "Parameter",
     "Tensor",
+    "data",
     "defvjp",
     "grad",
+    "nn",
     "no_grad",
+    "optim",
+    "plots",
     "primitive",
+    "train",
+    "tree",
     "value_and_grad",
     "vjp",
 ]
+
+_ROOMS = {"data", "nn", "optim", "plots", "train", "tree"}
+
+
+def __getattr__(name: str) -> Any:
+    # The rooms come when they are first asked for, so that a program pays for what it uses.
+    if name in _ROOMS:
+        return import_module(f"thriftgrad.{name}")
+    raise AttributeError(f"module 'thriftgrad' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

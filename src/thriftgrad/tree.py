@@ -38,7 +38,7 @@ def unflatten(structure: Any, leaves: Sequence[Any]) -> Any:
     return _library().tree_unflatten(structure, leaves)
 
 
-def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:  # noqa: A001 - as in every tree library
+def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply `function` leaf by leaf to trees of one structure.
 
     Raises:

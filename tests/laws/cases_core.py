@@ -4,7 +4,13 @@ import operator
 
 import numpy as np
 from laws.harness import (
-    above_one, case, complex_, distinct, inside, positive, real,
+    above_one,
+    case,
+    complex_,
+    distinct,
+    inside,
+    positive,
+    real,
 )  # fmt: skip
 
 from thriftgrad.autodiff.rules.indexing import scatter

@@ -10,9 +10,9 @@ from laws.harness import (
     Case,
     active,
     assert_slope_matches,
+    direction_like,
     gradients,
     inner,
-    direction_like,
     outputs,
     weighted,
 )

@@ -94,6 +94,8 @@ class Signature:
         if len(args) > len(self.names):
             return None
         values = [*args, *self.defaults[len(args) :]]
+        if not kwargs:
+            return values
         for name, value in kwargs.items():
             position = self.index.get(name)
             if position is None:

@@ -49,14 +49,14 @@ class Rule:
         self.vjps = vjps
         self.joint = joint
         self._text = text
-        self._ready: _Resolved | None = None
+        self._ready: Resolved | None = None
         self._plans: dict[int, tuple[tuple[int, Pull, Picked], ...]] = {}
 
     @property
-    def ready(self) -> _Resolved:
-        """The rule with every name in it resolved to a position in the function's signature."""
+    def ready(self) -> Resolved:
+        """The rule, resolved when it is first used."""
         if self._ready is None:
-            self._ready = _Resolved(self)
+            self._ready = Resolved(self)
         return self._ready
 
     def plan(self, mask: int) -> tuple[tuple[int, Pull, Picked], ...]:
@@ -70,8 +70,20 @@ class Rule:
             return plan
 
 
-class _Resolved:
-    __slots__ = ("checked", "constants", "joint", "out", "rule", "sequences", "signature", "vjps")
+class Resolved:
+    """A rule with every name in it resolved to a position in the function's signature."""
+
+    __slots__ = (
+        "checked",
+        "constants",
+        "joint",
+        "only_first",
+        "out",
+        "rule",
+        "sequences",
+        "signature",
+        "vjps",
+    )
 
     def __init__(self, rule: Rule) -> None:
         function = rule.function
@@ -83,7 +95,7 @@ class _Resolved:
         names = signature.names
 
         def resolve(pull: Pull) -> Vjp:
-            code = pull.__code__  # type: ignore[attr-defined]
+            code = pull.__code__
             wanted = code.co_varnames[1 : code.co_argcount]
             named.update(wanted)
             return pull, selector(wanted, names, function)
@@ -100,7 +112,7 @@ class _Resolved:
         self.sequences = tuple(
             names.index(name)
             for name, pull in rule.vjps.items()
-            if "position" in pull.__code__.co_varnames and "position" not in names  # type: ignore[attr-defined]
+            if "position" in pull.__code__.co_varnames and "position" not in names
         )
         self.out = signature.index.get("out")
         self.joint: tuple[tuple[int, ...], Vjp] | None = None
@@ -109,6 +121,14 @@ class _Resolved:
             self.joint = tuple(names.index(name) for name in arguments), resolve(pull)
             named.update(arguments)
         named |= {name.removesuffix("_shape") for name in named}
+        # Whether one argument, and that the first, is all that a gradient can flow to.
+        self.only_first = (
+            set(self.vjps) == {0}
+            and not self.joint
+            and not self.sequences
+            and not rule.constants
+            and signature.variadic is None
+        )
         # What neither the rule nor the engine minds must be left at its default.
         self.checked = tuple(
             (i, name, signature.defaults[i])

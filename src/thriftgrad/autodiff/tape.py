@@ -96,7 +96,7 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
         g = cotangents.pop(node, None)
         if g is None:  # every path to this node was cut by a rule that returned None
             continue
-        kind = type(node)
+        kind: type = type(node)
         if kind is Leaf:
             gradients[node] = g  # type: ignore[index]
             continue

@@ -1,0 +1,211 @@
+"""grad, value_and_grad, vjp."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import thriftgrad as tg
+from thriftgrad.autodiff.tensor import Tensor
+from thriftgrad.errors import ConfigError, DifferentiationError
+
+
+def test_the_gradient_has_the_shape_of_the_argument() -> None:
+    p = {"W": {"hidden": np.ones((3, 2)), "output": np.ones(2)}, "b": [0.5, (np.float32(2.0),)]}
+
+    def f(p, x):
+        h = np.tanh(x @ p["W"]["hidden"] + p["b"][0])
+        return np.sum(h @ p["W"]["output"]) * p["b"][1][0]
+
+    value, g = tg.value_and_grad(f)(p, np.ones((4, 3)))
+    assert value == f(p, np.ones((4, 3)))
+    assert g["W"]["hidden"].shape == (3, 2)
+    assert isinstance(g["b"][0], float)
+    assert g["b"][1][0].dtype == np.float32
+
+
+def test_argnums() -> None:
+    def f(x, y, z):
+        return x * y * y * z
+
+    assert tg.grad(f, argnums=1)(2.0, 3.0, 5.0) == 60.0
+    assert tg.grad(f, argnums=-1)(2.0, 3.0, 5.0) == 18.0
+    assert tg.grad(f, argnums=(2, 0))(2.0, 3.0, 5.0) == (18.0, 45.0)
+    assert tg.grad(f, argnums=(0,))(2.0, 3.0, 5.0) == (45.0,)
+
+
+@pytest.mark.parametrize("argnums", [3, -4, (0, 3), (0, 0), (0, -3), "x", True])
+def test_bad_argnums(argnums) -> None:
+    with pytest.raises(ConfigError, match="argnums"):
+        tg.grad(lambda x, y, z: x * y * z, argnums=argnums)(1.0, 2.0, 3.0)
+
+
+def test_has_aux() -> None:
+    def f(x):
+        y = np.square(x)
+        return np.sum(y), {"y": y, "n": 3, "label": "squares"}
+
+    x = np.array([1.0, 2.0])
+    (value, aux), g = tg.value_and_grad(f, has_aux=True)(x)
+    assert value == 5.0
+    assert type(aux["y"]) is np.ndarray
+    assert aux["n"] == 3
+    np.testing.assert_array_equal(g, [2.0, 4.0])
+    g, aux = tg.grad(f, has_aux=True)(x)
+    assert aux["label"] == "squares"
+    _, pullback, aux = tg.vjp(f, has_aux=True)(x)
+    np.testing.assert_array_equal(pullback(2.0), [4.0, 8.0])
+    with pytest.raises(DifferentiationError, match="pair"):
+        tg.grad(lambda x: x * x, has_aux=True)(1.0)
+
+
+def test_keyword_arguments_pass_through() -> None:
+    assert tg.grad(lambda x, *, k: k * x * x)(3.0, k=2.0) == 12.0
+
+
+def test_a_pullback_can_be_called_again() -> None:
+    x = np.array([0.1, 0.2, 0.3])
+    y, pullback = tg.vjp(np.tanh)(x)
+    rows = [pullback(e) for e in np.eye(3)]
+    np.testing.assert_allclose(rows, np.diag(1 - y * y))
+
+
+def test_vjp_of_a_tree() -> None:
+    value, pullback = tg.vjp(lambda x: {"a": x * 2, "b": (np.sum(x), 7.0)})(np.ones(3))
+    assert value["b"][1] == 7.0
+    np.testing.assert_array_equal(
+        pullback({"a": np.array([1.0, 0.0, 0.0]), "b": (10.0, 5.0)}), [12.0, 10.0, 10.0]
+    )
+    with pytest.raises(DifferentiationError, match="structure"):
+        pullback({"a": np.ones(3)})
+    with pytest.raises(DifferentiationError, match=r"shape \(2,\).*\(3,\)"):
+        pullback({"a": np.ones(2), "b": (1.0, 1.0)})
+
+
+def test_higher_derivatives() -> None:
+    f = np.sin
+    expected = [np.sin, np.cos, lambda x: -np.sin(x), lambda x: -np.cos(x), np.sin]
+    for derivative in expected:
+        assert f(0.7) == pytest.approx(derivative(0.7), abs=1e-12)
+        f = tg.grad(f)
+
+
+def test_no_perturbation_confusion() -> None:
+    """d/dx [x · d/dy (x + y)] is 1, whatever runs inside what (Siskind and Pearlmutter 2005)."""
+    assert tg.grad(lambda x: x * tg.grad(lambda y: x + y)(1.0))(1.0) == 1.0
+    assert tg.grad(lambda x: x * tg.grad(lambda y: x * y)(2.0))(3.0) == 6.0
+    inner = tg.grad(lambda x: tg.grad(lambda y: x * x * y * y)(x))
+    assert inner(2.0) == pytest.approx(6 * 2.0**2)
+
+
+def test_closures_over_outer_values() -> None:
+    w = tg.Parameter(np.array([1.0, 2.0]), name="w")
+
+    def penalty(x):
+        return np.sum(tg.grad(lambda x: np.sum(w * x**3))(x) ** 2)
+
+    x = np.array([0.5, -1.0])
+    out = penalty(x)
+    assert isinstance(out, Tensor)
+    out.backward()
+    np.testing.assert_allclose(w.grad, 2 * w.value * 9 * x**4)
+
+
+def test_a_function_of_nothing_has_gradient_zero() -> None:
+    assert tg.grad(lambda x: 3.0)(2.0) == 0.0
+    np.testing.assert_array_equal(tg.grad(lambda x: np.sum(np.floor(x)))(np.ones(3)), np.zeros(3))
+    _, g = tg.value_and_grad(lambda p: np.sum(p["a"]))({"a": np.ones(2), "b": np.ones(3)})
+    np.testing.assert_array_equal(g["b"], np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "words"),
+    [
+        (lambda x: x * 2, np.ones(3), r"shape \(3,\).*np\.sum"),
+        (lambda x: np.sum(x, keepdims=True), np.ones(3), r"shape \(1,\)"),
+        (lambda x: np.sum(x) * 1j, np.ones(3), "complex"),
+        (lambda x: None, 1.0, "NoneType"),
+        (lambda x: (x, x), 1.0, "tuple.*has_aux"),
+    ],
+)
+def test_the_value_must_be_a_real_scalar(f, x, words) -> None:
+    with pytest.raises(DifferentiationError, match=words):
+        tg.grad(f)(x)
+
+
+@pytest.mark.parametrize("x", [3, True, np.arange(3), np.bool_(True), "abc", np.array(["a"])])
+def test_integers_and_other_things_have_no_derivative(x) -> None:
+    with pytest.raises(DifferentiationError, match="argument 0"):
+        tg.grad(np.sum)(x)
+
+
+def test_the_message_names_the_leaf() -> None:
+    with pytest.raises(DifferentiationError, match=r"\['layers'\]\[1\]"):
+        tg.grad(lambda p: 0.0)({"layers": [1.0, 2]})
+
+
+def test_an_exception_leaves_no_state_behind() -> None:
+    def broken(x):
+        np.sum(x * 2)
+        raise RuntimeError("no")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no"):
+            tg.grad(broken)(1.0)
+        with pytest.raises(RuntimeError, match="no"), tg.no_grad():
+            broken(tg.Tensor(1.0))
+    assert tg.grad(tg.grad(np.exp))(0.0) == 1.0
+    t = tg.Tensor(2.0)
+    (t * t).backward()
+    assert t.grad == 4.0
+
+
+def test_a_leaked_tensor_is_a_constant_elsewhere() -> None:
+    leaked = []
+
+    def leak(x):
+        leaked.append(x * 2)
+        return x * x
+
+    tg.grad(leak)(3.0)
+    assert tg.grad(lambda y: y * y)(5.0) == 10.0
+    result = tg.grad(lambda y: y * leaked[0])(5.0)
+    assert result.value == 6.0
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    wrong = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(100):
+            x = rng.normal(size=3)
+            nested = tg.grad(lambda x: np.sum(tg.grad(lambda y: np.sum(np.sin(y) * x))(x)))(x)
+            if not np.allclose(nested, np.cos(x) - x * np.sin(x)):
+                wrong.append(x)
+            with tg.no_grad():
+                again = tg.grad(lambda x: np.sum(x**3))(x)
+            if not np.allclose(again, 3 * x**2):
+                wrong.append(x)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+
+
+def test_inputs_keep_their_memory_to_themselves() -> None:
+    """No gradient shares memory with an input, with another gradient, or with a given cotangent."""
+    x, y = np.ones(3), np.ones(3)
+    gx, gy = tg.grad(lambda x, y: np.sum(x + y), argnums=(0, 1))(x, y)
+    assert not np.shares_memory(gx, gy)
+    seed = np.ones(3)
+    _, pullback = tg.vjp(lambda x, y: (x + 0.0) + y, argnums=(0, 1))(x, y)
+    gx, gy = pullback(seed)
+    gx[:] = 5
+    np.testing.assert_array_equal(gy, np.ones(3))
+    np.testing.assert_array_equal(seed, np.ones(3))
+    (g,) = (tg.grad(lambda x: np.sum(np.reshape(x, (3, 1))))(x),)
+    assert g.flags.writeable

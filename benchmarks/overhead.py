@@ -50,7 +50,9 @@ def chains(x: np.ndarray) -> list[Chain]:
     if x.ndim == 2:
         w = np.eye(x.shape[-1])
         rows.append(
-            Chain("t @ w", lambda t: t @ w, lambda g, t: np.matmul(g, np.swapaxes(w, -1, -2)), False)
+            Chain(
+                "t @ w", lambda t: t @ w, lambda g, t: np.matmul(g, np.swapaxes(w, -1, -2)), False
+            )
         )
     return rows
 

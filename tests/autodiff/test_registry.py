@@ -5,7 +5,7 @@ import pytest
 
 import thriftgrad as tg
 from thriftgrad.autodiff.registry import RULES, constant, refuse
-from thriftgrad.errors import NoRuleError
+from thriftgrad.errors import DetachError, NoRuleError
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +110,14 @@ def test_lists_of_arrays_reach_a_primitive() -> None:
     )
     ga, gb = tg.grad(lambda a, b: total([a, np.ones(2), b]), argnums=(0, 1))(np.ones(2), 3.0)
     assert (ga.tolist(), gb) == ([1.0, 1.0], 1.0)
+
+
+def test_a_list_where_one_array_belongs() -> None:
+    @tg.primitive
+    def f(x, y=None):
+        return np.asarray(x) * 1.0
+
+    tg.defvjp(f, x=lambda g: g)
+    for call in (lambda t: f([t, t]), lambda t: f([t, t], y=1.0), lambda t: f(x=(t, 2.0))):
+        with pytest.raises((NoRuleError, DetachError), match=r"np\.stack"):
+            tg.grad(lambda t, call=call: np.sum(call(t)))(1.0)

@@ -50,7 +50,7 @@ def unbroadcast(cotangent: Array, shape: tuple[int, ...]) -> Array:
         return cotangent
     # A rule may give one number for many entries, as that of a sum does. Any other shape is a rule in
     # error, and both ways of broadcasting say so. Up to some size a copy is quicker than a view.
-    if type(cotangent) is np.ndarray and prod(shape) <= _SMALL:
+    if isinstance(cotangent, (np.ndarray, np.generic)) and prod(shape) <= _SMALL:
         repeated = np.empty(shape, cotangent.dtype)
         repeated[...] = cotangent
         return repeated

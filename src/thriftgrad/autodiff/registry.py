@@ -79,6 +79,7 @@ class Resolved:
         "joint",
         "only_first",
         "out",
+        "plain",
         "rule",
         "sequences",
         "signature",
@@ -121,14 +122,12 @@ class Resolved:
             self.joint = tuple(names.index(name) for name in arguments), resolve(pull)
             named.update(arguments)
         named |= {name.removesuffix("_shape") for name in named}
-        # Whether one argument, and that the first, is all that a gradient can flow to.
-        self.only_first = (
-            set(self.vjps) == {0}
-            and not self.joint
-            and not self.sequences
-            and not rule.constants
-            and signature.variadic is None
+        # Whether there are no sequences, constants or joint products; and whether, beside that, the
+        # first argument is the only one that a gradient can flow to.
+        self.plain = not (
+            self.joint or self.sequences or rule.constants or signature.variadic is not None
         )
+        self.only_first = self.plain and set(self.vjps) == {0}
         # What neither the rule nor the engine minds must be left at its default.
         self.checked = tuple(
             (i, name, signature.defaults[i])

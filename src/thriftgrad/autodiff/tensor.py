@@ -537,6 +537,15 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
         pull, pick = ready.vjps[0]
         edge = (tensor.node, pull, pick((ans, *values)))
         return _recorded(ans, (edge,), tensor.level)  # type: ignore[arg-type]
+    if ready.plain and not kwargs:
+        level, mask = _recording(args, floor)
+        values = _bound(ready, function, [_unwrap(a, level, floor) for a in args], kwargs)
+        ans = function(*values[: len(args)])
+        if not mask:
+            return _constant(ans)
+        call = (ans, *values)
+        edges = [(args[i].node, pull, pick(call)) for i, pull, pick in rule.plan(mask)]
+        return _recorded(ans, edges, level)
     variadic = signature.variadic
     if variadic is not None:
         args = (*args[:variadic], args[variadic:])
@@ -565,7 +574,7 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     ans = function(*given, **keywords)
     call = (ans, *values)
     found += [(signature.index[name], value) for name, value in named]
-    edges: list[Edge] = []
+    edges = []
     joined: dict[int, Node] = {}
     for i, value in found:
         if i in ready.constants:
@@ -580,6 +589,11 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
                 edges.append((value.node, pull, pick(call)))  # type: ignore[arg-type]
         else:
             pull, pick = ready.vjp(i)
+            if i not in ready.sequences:
+                raise NoRuleError(
+                    f"{describe(function)} was given a list or tuple with tensors in it as "
+                    f"{signature.names[i]!r}; make one tensor of them by np.stack or np.concatenate"
+                )
             for position, each in enumerate(value):
                 if isinstance(each, Tensor) and each.level == level:
                     edges.append((each.node, pull, pick((*call, position))))  # type: ignore[arg-type]
@@ -662,8 +676,12 @@ def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(function)
     def recordable(*args: P.args, **kwargs: P.kwargs) -> Any:
-        if any(map(_holds_tensor, args)) or any(map(_holds_tensor, kwargs.values())):
-            return dispatch(recordable, args, kwargs)
+        for value in args:
+            if _holds_tensor(value):
+                return dispatch(recordable, args, kwargs)
+        for value in kwargs.values():
+            if _holds_tensor(value):
+                return dispatch(recordable, args, kwargs)
         return function(*args, **kwargs)
 
     return recordable

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import thriftgrad as tg
 from thriftgrad import tree
 
 
@@ -42,3 +43,8 @@ def test_paths_are_python() -> None:
     nested = {"W": {"hidden": np.ones(2)}, "b": [1.0, 2.0]}
     for path, leaf in zip(tree.paths(nested, "p"), tree.flatten(nested)[0], strict=True):
         assert eval(path, {"p": nested}) is leaf
+
+
+def test_paths_into_a_module_are_attributes() -> None:
+    model = tg.nn.Sequential(tg.nn.Linear(2, 3, rng=0))
+    assert tree.paths({"m": model}, "p") == ["p['m'].0.weight", "p['m'].0.bias"]

@@ -7,6 +7,7 @@ tree as well and needs no library.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +81,9 @@ def register(
     if _optree is None:
         _waiting.append((kind, flatten, unflatten))
     else:
-        _optree.register_pytree_node(kind, flatten, unflatten, namespace=_NAMESPACE)
+        _optree.register_pytree_node(
+            kind, flatten, unflatten, path_entry_type=_attribute(_optree), namespace=_NAMESPACE
+        )
 
 
 def _library() -> ModuleType:
@@ -92,6 +95,17 @@ def _library() -> ModuleType:
         while _waiting:
             register(*_waiting.pop())
     return _optree
+
+
+@cache
+def _attribute(library: ModuleType) -> type:
+    """Return optree's kind of step into a registered container, written as Python's attributes are."""
+
+    class Attribute(library.PyTreeEntry):  # type: ignore[misc,name-defined]
+        def codify(self, node: str = "") -> str:
+            return f"{node}.{self.entry}"
+
+    return Attribute
 
 
 def _is_leaf(tree: Any) -> bool:

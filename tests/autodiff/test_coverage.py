@@ -57,7 +57,7 @@ def test_what_the_page_says_is_what_happens() -> None:
         lambda t: np.asarray([t, t], like=t),
         lambda t: np.full(3, 1.0, like=t),
         lambda t: np.arange(3.0, like=t),
-        lambda t: np.full(3, t[0]),
+        lambda t: np.full_like(np.ones(3), t[0]),
         lambda t: np.save("never-written.npy", t),
         lambda t: np.union1d(t, t),
         lambda t: np.strings.str_len(t),
@@ -65,7 +65,7 @@ def test_what_the_page_says_is_what_happens() -> None:
     ],
 )
 def test_refusals_say_why(call) -> None:
-    with pytest.raises(NoRuleError, match="is not differentiated: .* ") as error:
+    with pytest.raises(NoRuleError, match="is not differentiated: ") as error:
         call(tg.Tensor(np.array([1.5, 2.0])))
     assert any(word in str(error.value) for word in ("use", "pass", "write", "select", "build"))
     assert not Path("never-written.npy").exists()

@@ -206,7 +206,7 @@ def test_an_unknown_keyword_is_refused_by_name() -> None:
 def test_a_tensor_where_no_gradient_can_flow() -> None:
     with pytest.raises(NoRuleError, match="ddof"):
         np.std(tg.Tensor(np.ones(3)), ddof=tg.Tensor(1.0))
-    with pytest.raises((NoRuleError, DetachError)):
+    with pytest.raises(TypeError):
         np.sum(tg.Tensor(np.ones(3)), axis=tg.Tensor(0.0))
 
 

@@ -209,3 +209,135 @@ def test_inputs_keep_their_memory_to_themselves() -> None:
     np.testing.assert_array_equal(seed, np.ones(3))
     (g,) = (tg.grad(lambda x: np.sum(np.reshape(x, (3, 1))))(x),)
     assert g.flags.writeable
+
+
+# The transforms that follow from vjp
+
+
+def quadratic(a):
+    return lambda x: np.sum(x @ a * x) / 2
+
+
+def test_jvp_is_the_transpose_of_vjp() -> None:
+    rng = np.random.default_rng(0)
+    x, v = {"a": rng.normal(size=3), "b": 2.0}, {"a": rng.normal(size=3), "b": 0.5}
+
+    def f(p):
+        return {"y": np.outer(np.sin(p["a"]), p["a"]) * p["b"], "z": np.sum(p["a"])}
+
+    g = {"y": rng.normal(size=(3, 3)), "z": 0.3}
+    _, pullback = tg.vjp(f)(x)
+    _, pushforward = tg.jvp(f)(x)
+    back, forward = pullback(g), pushforward(v)
+    assert np.sum(back["a"] * v["a"]) + back["b"] * v["b"] == pytest.approx(
+        np.sum(forward["y"] * g["y"]) + forward["z"] * g["z"]
+    )
+    with pytest.raises(DifferentiationError):
+        pushforward({"a": np.ones(2), "b": 1.0})
+
+
+def test_jvp_of_several_arguments() -> None:
+    value, pushforward, aux = tg.jvp(lambda x, y: (x * y, "aux"), argnums=(0, 1), has_aux=True)(
+        2.0, 3.0
+    )
+    assert (value, aux) == (6.0, "aux")
+    assert pushforward((1.0, 10.0)) == 23.0
+
+
+def test_jacobian_shapes_and_values() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    w = np.arange(12.0).reshape(3, 4)
+    by_x, by_w = tg.jacobian(np.matmul, argnums=(0, 1))(x, w)
+    assert by_x.shape == (2, 4, 2, 3)
+    np.testing.assert_array_equal(by_x, np.einsum("ik,lj->ijkl", np.eye(2), w))
+    np.testing.assert_array_equal(by_w, np.einsum("il,jk->ijlk", x, np.eye(4)))
+    assert tg.jacobian(lambda x: x * 3.0)(2.0) == 3.0
+    assert tg.jacobian(lambda x: x[:0])(np.ones(3)).shape == (0, 3)
+    tree_of_trees = tg.jacobian(lambda p: {"s": p["a"] * p["b"]})({"a": np.ones(2), "b": 3.0})
+    np.testing.assert_array_equal(tree_of_trees["s"]["a"], 3 * np.eye(2))
+    np.testing.assert_array_equal(tree_of_trees["s"]["b"], np.ones(2))
+    j, aux = tg.jacobian(lambda x: (x * x, 7), has_aux=True)(np.ones(2))
+    assert aux == 7
+    assert j.dtype == np.float64
+    assert tg.jacobian(np.exp)(np.ones(2, np.float32)).dtype == np.float32
+
+
+def test_jacobian_of_complex_functions() -> None:
+    z = np.array([1 + 2j, 3 - 1j])
+    np.testing.assert_allclose(tg.jacobian(np.square)(z), np.diag(2 * z))
+    with pytest.raises(DifferentiationError, match=r"np\.real and np\.imag"):
+        tg.jacobian(lambda x: x * 1j)(np.ones(2))
+
+
+def test_hessian_and_hvp_agree() -> None:
+    rng = np.random.default_rng(1)
+    x, v = rng.normal(size=4), rng.normal(size=4)
+
+    def f(x):
+        return np.sum(np.sin(x) * x[::-1] ** 2)
+
+    h = tg.hessian(f)(x)
+    np.testing.assert_allclose(h, h.T)
+    np.testing.assert_allclose(tg.hvp(f)(x, v), h @ v)
+    a = rng.normal(size=(4, 4))
+    np.testing.assert_allclose(tg.hessian(quadratic(a))(x), (a + a.T) / 2)
+    third = tg.jacobian(tg.hessian(lambda x: np.sum(x**3)))(x)
+    np.testing.assert_allclose(third, 6 * np.einsum("ij,jk->ijk", np.eye(4), np.eye(4)))
+
+
+def test_hessian_of_trees_and_several_arguments() -> None:
+    def f(p, q):
+        return np.sum(p["a"] ** 2) * q + p["b"] * q**2
+
+    p, q = {"a": np.array([1.0, 2.0]), "b": 3.0}, 5.0
+    by_p, by_q = tg.hessian(f, argnums=(0, 1))(p, q)  # shaped like the gradient; at each leaf, again
+    np.testing.assert_allclose(by_p["a"][0]["a"], 10 * np.eye(2))
+    np.testing.assert_allclose(by_p["a"][1], [2.0, 4.0])
+    assert by_p["b"][1] == 10.0
+    np.testing.assert_allclose(by_q[0]["a"], [2.0, 4.0])
+    assert by_q[1] == 6.0
+    assert tg.hvp(f, argnums=1)(p, q, 2.0) == 12.0
+    hv = tg.hvp(f, argnums=(0, 1))(p, q, ({"a": np.zeros(2), "b": 1.0}, 1.0))
+    assert hv[1] == 10.0 + 6.0
+    product, aux = tg.hvp(lambda x: (x**3, "aux"), has_aux=True)(2.0, 1.0)
+    assert (product, aux) == (12.0, "aux")
+    with pytest.raises(DifferentiationError, match="shaped like the argument"):
+        tg.hvp(lambda x: np.sum(x**2))(np.ones(3), np.ones(2))
+
+
+def test_elementwise_grad_nests() -> None:
+    x = np.linspace(-1.0, 1.0, 5)
+    f = np.tanh
+    for derivative in (lambda t: 1 - t**2, lambda t: -2 * t * (1 - t**2)):
+        f = tg.elementwise_grad(f)
+        np.testing.assert_allclose(f(x), derivative(np.tanh(x)), atol=1e-15)
+
+
+def test_holomorphic_grad() -> None:
+    z = 0.3 + 0.7j
+    for f, derivative in ((np.exp, np.exp), (np.sin, np.cos), (lambda z: z**3, lambda z: 3 * z**2)):
+        assert tg.holomorphic_grad(f)(z) == pytest.approx(derivative(z))
+    assert tg.holomorphic_grad(tg.holomorphic_grad(np.exp))(z) == pytest.approx(np.exp(z))
+    with pytest.raises(DifferentiationError, match="complex scalar"):
+        tg.holomorphic_grad(np.abs)(z)
+    with pytest.raises(DifferentiationError, match="real argument"):
+        tg.holomorphic_grad(lambda x: x * 1j)(1.0)
+
+
+def test_the_complex_convention() -> None:
+    """The gradient of a real u(x + iy) is ∂u/∂x − i·∂u/∂y."""
+    z = 2.0 + 3.0j
+    assert tg.grad(lambda z: np.real(z * z))(z) == pytest.approx(2 * z)
+    assert tg.grad(lambda z: np.abs(z) ** 2)(z) == pytest.approx(2 * np.conj(z))
+    assert tg.grad(np.imag)(z) == pytest.approx(-1j)
+    assert tg.grad(lambda x: np.abs(x + 1j * x) ** 2)(3.0) == pytest.approx(12.0)
+
+
+def test_transforms_close_over_outer_tensors() -> None:
+    def outer(a):
+        h = tg.hessian(lambda x: a * np.sum(x**3))(np.array([1.0, 2.0]))
+        j = tg.jacobian(lambda x: a * x)(np.ones(2))
+        _, push = tg.jvp(lambda x: a * x * x)(3.0)
+        return np.sum(h) + np.sum(j) + push(1.0) + tg.hvp(lambda x: a * x**2)(1.0, 1.0)
+
+    assert tg.grad(outer)(2.0) == pytest.approx(18.0 + 2.0 + 6.0 + 2.0)

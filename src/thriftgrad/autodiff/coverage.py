@@ -123,7 +123,10 @@ def markdown() -> str:
         "",
         "| | differentiable | constant | refused |",
         "|---|---:|---:|---:|",
-        *(_counts(title, [r for r in every if r.group == group]) for group, title in GROUPS.items()),
+        *(
+            _counts(title, [r for r in every if r.group == group])
+            for group, title in GROUPS.items()
+        ),
         _counts("**all**", every),
         "",
         "At a point without a derivative this is what comes instead of NaN:",
@@ -229,11 +232,10 @@ def _all_rows() -> Iterator[Row]:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, np.ufunc) and _at(np, owner.__name__) is owner:
             yield _row(function, f"np.{owner.__name__}.{name}", "methods")
-        elif isinstance(function, np.ufunc) and function not in ufuncs:
-            # SciPy's zeta is a function in Python with the ufunc _zeta inside.
-            if hasattr(special, name.removeprefix("_")):
-                name = name.removeprefix("_")
-                yield _row(function, f"scipy.special.{name}", "scipy.special")
+            continue
+        name = name.removeprefix("_")  # SciPy's zeta is a function with the ufunc _zeta inside
+        if isinstance(function, np.ufunc) and function not in ufuncs and hasattr(special, name):
+            yield _row(function, f"scipy.special.{name}", "scipy.special")
 
 
 def _row(function: Callable[..., Any], name: str, group: str) -> Row:
@@ -251,7 +253,9 @@ def _row(function: Callable[..., Any], name: str, group: str) -> Row:
 
 def _place(function: Callable[..., Any]) -> tuple[str, str]:
     """Return the name and the group of a function that is no ufunc."""
-    module = function.__module__.replace("numpy", "np", 1).replace("np.lib.scimath", "np.emath")
+    module = function.__module__.replace("numpy", "np", 1)
+    if _at(np.emath, function.__name__) is function:
+        module = "np.emath"
     if module == "np":
         group = "functions"
     elif module in GROUPS:

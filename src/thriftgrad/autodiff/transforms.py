@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -156,6 +156,235 @@ def grad(
     return gradient_only
 
 
+def jvp(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that gives the value of `function` and its Jacobian-vector product.
+
+    For y = f(x) the pushforward maps a tangent v, of the shape of x, to ∂y/∂x·v, of the shape of y. It
+    comes from two reverse passes: the pullback g ↦ g·∂y/∂x is linear in g, and its own pullback is the
+    pushforward.
+
+    Args:
+        function: as for `vjp`.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`, and aux is passed on as it is.
+
+    Returns:
+        A function of the same arguments that returns `(value, pushforward)`, or
+        `(value, pushforward, aux)`. The pushforward takes a tree shaped like the argument, or a tuple of
+        such for several argnums, any number of times.
+
+    Raises:
+        DifferentiationError: as for `vjp`.
+
+    Reference: Townsend (2017), A new trick for calculating Jacobian vector products.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> y, pushforward = tg.jvp(np.square)(np.array([1.0, 2.0]))
+        >>> pushforward(np.array([1.0, 10.0]))
+        array([ 2., 40.])
+    """
+
+    @wraps(function)
+    def with_pushforward(*args: Any, **kwargs: Any) -> Any:
+        value, pullback, *aux = vjp(function, argnums, has_aux)(*args, **kwargs)
+        _, pushforward = vjp(pullback)(tree.map(np.zeros_like, value))
+        return value, pushforward, *aux
+
+    return with_pushforward
+
+
+def jacobian(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return the Jacobian of a function of arrays, as a function.
+
+    For y = f(x) it is ∂y/∂x, of shape `y.shape + x.shape`, a row for each entry of y and as many reverse
+    passes over one tape.
+
+    Args:
+        function: as for `vjp`.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`; the new one then returns `(jacobian, aux)`.
+
+    Returns:
+        A function of the same arguments. For trees, a tree shaped like the value, with a tree shaped
+        like the argument at each leaf.
+
+    Raises:
+        DifferentiationError: as for `vjp`; or a complex value of a real argument.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> tg.jacobian(lambda x: np.array([[1.0, 2.0], [3.0, 4.0]]) @ x)(np.ones(2))
+        array([[1., 2.],
+               [3., 4.]])
+    """
+
+    @wraps(function)
+    def rows(*args: Any, **kwargs: Any) -> Any:
+        value, pullback, *aux = vjp(function, argnums, has_aux)(*args, **kwargs)
+        outputs, structure = tree.flatten(value)
+        blocks = []
+        for i, out in enumerate(outputs):
+            units = [
+                tree.unflatten(
+                    structure,
+                    [*map(np.zeros_like, outputs[:i]), unit, *map(np.zeros_like, outputs[i + 1 :])],
+                )
+                for unit in _units(out)
+            ]
+            found = [pullback(unit) for unit in units]
+            blocks.append(
+                _stacked(found, np.shape(out), lambda: pullback(tree.map(np.zeros_like, value)))
+            )
+            _check_holomorphic(out, blocks[-1], function)
+        result = tree.unflatten(structure, blocks)
+        return (result, *aux) if has_aux else result
+
+    return rows
+
+
+def hessian(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return the Hessian of a scalar function, as a function: the Jacobian of the gradient.
+
+    For y = f(x) it is ∂²y/∂x², of shape `x.shape + x.shape`; for trees, a tree of trees.
+
+    Args:
+        function: as for `grad`.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`; the new one then returns `(hessian, aux)`.
+
+    Raises:
+        DifferentiationError: as for `grad`.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> tg.hessian(lambda x: x[0] ** 2 * x[1])(np.array([3.0, 5.0]))
+        array([[10.,  6.],
+               [ 6.,  0.]])
+    """
+    return jacobian(grad(function, argnums, has_aux), argnums, has_aux)
+
+
+def hvp(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return the product of a scalar function's Hessian with a vector, as a function.
+
+    For y = f(x) it is ∂²y/∂x²·v, the gradient of ⟨∂y/∂x, v⟩. It costs a few evaluations of f, whatever
+    the size of x.
+
+    Args:
+        function: as for `grad`.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`; the new one then returns `(product, aux)`.
+
+    Returns:
+        A function of the same arguments and, behind them, v: shaped like the argument, or a tuple of
+        such for several argnums.
+
+    Raises:
+        DifferentiationError: as for `grad`; or v is not shaped like the argument.
+
+    Reference: Pearlmutter (1994), Fast exact multiplication by the Hessian.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> tg.hvp(lambda x: np.sum(x ** 3))(np.array([1.0, 2.0]), np.array([1.0, 0.5]))
+        array([6., 6.])
+    """
+
+    @wraps(function)
+    def product(*args_and_vector: Any, **kwargs: Any) -> Any:
+        *args, vector = args_and_vector
+
+        def along(*args: Any) -> Any:
+            gradient, *aux = _listed(grad(function, argnums, has_aux)(*args, **kwargs), has_aux)
+            slope = _inner(gradient, vector)
+            return (slope, *aux) if has_aux else slope
+
+        return grad(along, argnums, has_aux)(*args)
+
+    return product
+
+
+def elementwise_grad(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return the derivative of a function that works entry by entry, as such a function.
+
+    It is the gradient of the sum of the result. Where an entry of the result depends on several entries
+    of the argument, that is no longer the derivative of one by the other: use `jacobian`.
+
+    Args:
+        function: as for `vjp`, and its value is real.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`; the new one then returns `(derivative, aux)`.
+
+    Raises:
+        DifferentiationError: as for `vjp`.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> tg.elementwise_grad(np.sin)(np.array([0.0, np.pi]))
+        array([ 1., -1.])
+    """
+
+    @wraps(function)
+    def derivative(*args: Any, **kwargs: Any) -> Any:
+        value, pullback, *aux = vjp(function, argnums, has_aux)(*args, **kwargs)
+        result = pullback(tree.map(np.ones_like, value))
+        return (result, *aux) if has_aux else result
+
+    return derivative
+
+
+def holomorphic_grad(
+    function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return the complex derivative f′(z) of a holomorphic scalar function, as a function.
+
+    For a function that is not holomorphic (one that uses `np.conj`, `np.abs`, `np.real`, ...) there is no
+    such derivative, and what is returned is that of no function.
+
+    Args:
+        function: takes complex arrays and returns a complex scalar.
+        argnums: which positional arguments to differentiate, one or several.
+        has_aux: `function` returns `(value, aux)`; the new one then returns `(derivative, aux)`.
+
+    Raises:
+        DifferentiationError: an argument or the value is not complex, or the value is not a scalar.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> tg.holomorphic_grad(lambda z: z ** 2)(1.0 + 2.0j)
+        (2+4j)
+    """
+
+    @wraps(function)
+    def derivative(*args: Any, **kwargs: Any) -> Any:
+        value, pullback, *aux = vjp(function, argnums, has_aux)(*args, **kwargs)
+        if np.shape(value) != () or not np.iscomplexobj(value):
+            raise DifferentiationError(
+                f"holomorphic_grad needs {_name(function)} to return a complex scalar; it returned an "
+                f"array of shape {np.shape(value)} and dtype {np.result_type(value)}"
+            )
+        result = pullback(np.ones_like(value))
+        if not all(np.iscomplexobj(g) for g in tree.flatten(result)[0]):
+            raise DifferentiationError(
+                f"holomorphic_grad of {_name(function)} was given a real argument; pass complex numbers "
+                f"(x + 0j, x.astype(complex))"
+            )
+        return (result, *aux) if has_aux else result
+
+    return derivative
+
+
 class _Run:
     """One traced evaluation: the result, and the leaves that its gradients arrive at."""
 
@@ -281,3 +510,52 @@ def _a(value: Any) -> str:
     return (
         f"{value!r}" if isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
     )
+
+
+def _units(out: Any) -> Iterator[Any]:
+    """Return, one after the other, the arrays like `out` that are 1 at one entry and 0 elsewhere."""
+    size = int(np.size(out))
+    for i in range(size):
+        yield np.reshape(np.eye(1, size, i, dtype=np.result_type(_plain(out))), np.shape(out))
+
+
+def _stacked(rows: list[Any], shape: tuple[int, ...], nothing: Callable[[], Any]) -> Any:
+    """Stack trees leaf by leaf, with `shape` for the axes of the stack."""
+    if not rows:
+        return tree.map(lambda leaf: np.zeros_like(leaf, shape=shape + np.shape(leaf)), nothing())
+    return tree.map(
+        lambda *leaves: np.reshape(np.stack(leaves), shape + np.shape(leaves[0])), *rows
+    )
+
+
+def _check_holomorphic(out: Any, block: Any, function: Any) -> None:
+    if np.iscomplexobj(_plain(out)) and not all(
+        np.iscomplexobj(_plain(leaf)) for leaf in tree.flatten(block)[0]
+    ):
+        raise DifferentiationError(
+            f"the Jacobian of {_name(function)} was asked for, whose value is complex while the argument "
+            f"is real; take the Jacobians of its np.real and np.imag"
+        )
+
+
+def _listed(result: Any, has_aux: bool) -> Sequence[Any]:
+    return result if has_aux else (result,)
+
+
+def _inner(gradient: Any, vector: Any) -> Any:
+    """Return Σ g·v over the leaves of two trees of one structure."""
+    leaves, structure = tree.flatten(gradient)
+    directions, given = tree.flatten(vector)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if given != structure or [np.shape(v) for v in directions] != shapes:
+        raise DifferentiationError(
+            f"the vector that the Hessian is multiplied with must be shaped like the argument, with "
+            f"arrays of shapes {shapes}; it has {[np.shape(v) for v in directions]}"
+        )
+    return sum(np.sum(g * v) for g, v in zip(leaves, directions, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    while isinstance(value, Tensor):
+        value = value.value
+    return value

@@ -290,7 +290,9 @@ def test_hessian_of_trees_and_several_arguments() -> None:
         return np.sum(p["a"] ** 2) * q + p["b"] * q**2
 
     p, q = {"a": np.array([1.0, 2.0]), "b": 3.0}, 5.0
-    by_p, by_q = tg.hessian(f, argnums=(0, 1))(p, q)  # shaped like the gradient; at each leaf, again
+    by_p, by_q = tg.hessian(f, argnums=(0, 1))(
+        p, q
+    )  # shaped like the gradient; at each leaf, again
     np.testing.assert_allclose(by_p["a"][0]["a"], 10 * np.eye(2))
     np.testing.assert_allclose(by_p["a"][1], [2.0, 4.0])
     assert by_p["b"][1] == 10.0

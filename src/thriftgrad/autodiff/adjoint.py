@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -167,7 +168,9 @@ def describe(function: Callable[..., Any]) -> str:
         return f"{describe(owner)}.{name}"
     module = getattr(function, "__module__", None) or ""
     if isinstance(function, np.ufunc) and not module:
-        module = "numpy" if getattr(np, name, None) is function else "scipy.special"
+        special = sys.modules.get("scipy.special")
+        homes = {"numpy": np, "scipy.special": special}
+        module = next((m for m, home in homes.items() if getattr(home, name, None) is function), "")
     module = module.replace("numpy", "np", 1) if module.startswith("numpy") else module
     return f"{module}.{name}" if module and module != "builtins" else name
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from thriftgrad.autodiff.adjoint import Signature, describe, selector
 from thriftgrad.autodiff.tape import Pull
-from thriftgrad.errors import NoRuleError
+from thriftgrad.errors import NoRuleError, ThriftgradError
 
 # Keywords that choose how a result is computed or laid out, and never what its derivative is. That
 # of `dtype` is a cast, and every cotangent is cast to its argument's dtype anyway.
-_HARMLESS = frozenset({"casting", "copy", "dtype", "optimize", "order", "subok"})
+_HARMLESS = frozenset({"casting", "dtype", "optimize", "order", "subok"})
 
 Picked = Callable[[Sequence[Any]], tuple[Any, ...]]
 Vjp = tuple[Pull, Picked]
@@ -153,7 +153,7 @@ class Resolved:
         for i, name, default in self.checked:
             value = values[i]
             if value is not default and not (value is None or value is np._NoValue):
-                if isinstance(default, bool | int | str) and value == default:
+                if type(value) is type(default) and value == default:
                     continue
                 function = describe(self.rule.function)
                 raise NoRuleError(
@@ -175,11 +175,14 @@ class Constant:
 class Refused:
     """A function that thriftgrad will not differentiate, and why."""
 
-    __slots__ = ("function", "reason")
+    __slots__ = ("error", "function", "reason")
 
-    def __init__(self, function: Callable[..., Any], reason: str) -> None:
+    def __init__(
+        self, function: Callable[..., Any], reason: str, error: type[ThriftgradError]
+    ) -> None:
         self.function = function
         self.reason = reason
+        self.error = error
 
 
 RULES: dict[Any, Rule | Constant | Refused] = {}
@@ -235,17 +238,19 @@ def constant(*functions: Callable[..., Any]) -> None:
         RULES[function] = Constant(function)
 
 
-def refuse(reason: str, *functions: Callable[..., Any]) -> None:
+def refuse(
+    reason: str, *functions: Callable[..., Any], error: type[ThriftgradError] = NoRuleError
+) -> None:
     """Declare that `functions` are not differentiated, with the reason that the error prints."""
     for function in functions:
-        RULES[function] = Refused(function, reason)
+        RULES[function] = Refused(function, reason, error)
 
 
 def lookup(function: Callable[..., Any]) -> Rule | Constant:
     """Return what is known of `function`.
 
     Raises:
-        NoRuleError: nothing is known of it, or that it is refused.
+        NoRuleError: nothing is known of it, or that it is refused (InPlaceError: for writing).
     """
     rule = RULES.get(function)
     if rule is None and _load_late_tables():
@@ -257,7 +262,7 @@ def lookup(function: Callable[..., Any]) -> Rule | Constant:
             f"NumPy calls, or pass plain arrays (tensor.value) if no gradient should flow through it"
         )
     if type(rule) is Refused:
-        raise NoRuleError(f"{describe(function)} is not differentiated: {rule.reason}")
+        raise rule.error(f"{describe(function)} is not differentiated: {rule.reason}")
     return rule  # type: ignore[return-value]
 
 

@@ -252,7 +252,8 @@ class Tensor:
         # NumPy drops out=None on its way here, by which a person says that entries outside of `where`
         # are meant to be left undefined; without it NumPy would warn.
         where = kwargs.get("where", True)
-        return evaluate(ufunc, partial(ufunc, **{"out": None, **kwargs}), inputs, where)
+        out = None if ufunc.nout == 1 else (None,) * ufunc.nout
+        return evaluate(ufunc, partial(ufunc, **{**kwargs, "out": out}), inputs, where)
 
     def __array_function__(
         self,
@@ -531,7 +532,13 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
         return function(*map(_strip, args), **{name: _strip(v) for name, v in kwargs.items()})
     ready = rule.ready
     floor = _floor.get()
-    if ready.only_first and args and isinstance(args[0], Tensor) and args[0].level > floor:
+    if (
+        ready.only_first
+        and args
+        and isinstance(args[0], Tensor)
+        and args[0].level > floor
+        and not _tensors_behind(args, kwargs)
+    ):
         tensor = args[0]
         args = (tensor.value, *args[1:])
         values = _bound(ready, function, args, kwargs)
@@ -564,9 +571,12 @@ def _dispatch_any(
     variadic = signature.variadic
     if variadic is not None:
         args = (*args[:variadic], args[variadic:])
-    for i in ready.sequences:
+    for i in ready.sequences:  # an array is a sequence of its parts
+        name = signature.names[i]
         if i < len(args) and isinstance(args[i], Tensor):
-            args = (*args[:i], list(args[i]), *args[i + 1 :])  # an array is a sequence of its parts
+            args = (*args[:i], list(args[i]), *args[i + 1 :])
+        elif isinstance(kwargs.get(name), Tensor):
+            kwargs = {**kwargs, name: list(kwargs[name])}
     found = [(i, value) for i, value in enumerate(args) if _holds_tensor(value)]
     named = [(name, value) for name, value in kwargs.items() if _holds_tensor(value)]
     level = floor
@@ -655,8 +665,9 @@ def evaluate(
     """
     rule = RULES.get(key)
     if type(rule) is not Rule:
-        lookup(key)  # raises unless it is a constant
-        return function(*map(_strip, args))
+        rule = lookup(key)  # a table that comes late, a constant, or an error
+        if type(rule) is not Rule:
+            return function(*map(_strip, args))
     floor = _floor.get()
     values: Sequence[Any]
     # The level that records, and a bit for each argument that is at it. Calls of one or two
@@ -839,6 +850,17 @@ def _strip(value: Any) -> Any:
     return value
 
 
+def _tensors_behind(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether there is a tensor behind the first argument."""
+    for value in args[1:]:
+        if isinstance(value, Tensor):
+            return True
+    for value in kwargs.values():
+        if isinstance(value, Tensor):
+            return True
+    return False
+
+
 def _holds_tensor(value: Any) -> bool:
     """Tell whether `value` is a tensor or a list or tuple with one in it."""
     return isinstance(value, Tensor) or _is_sequence_of_tensors(value)
@@ -864,7 +886,8 @@ def _masked(pull: Callable[..., Any], where: Any) -> Callable[..., Any]:
     def masked(g: Array, *residuals: Any) -> Array:
         # The formula may well be infinite at the entries that the call was told to leave alone.
         with np.errstate(all="ignore"):
-            return np.where(where, pull(np.where(where, g, 0), *residuals), 0)
+            part = pull(np.where(where, g, 0), *residuals)
+            return None if part is None else np.where(where, part, 0)
 
     return masked
 

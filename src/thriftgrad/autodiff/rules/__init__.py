@@ -3,19 +3,33 @@
 from thriftgrad.autodiff.rules import (
     constants,
     contraction,
+    cumulative,
     elementwise,
     indexing,
     joining,
+    linalg,
     reductions,
+    refused,
     shaping,
+    signal,
+    sorting,
+    statistics,
+    ufunc_methods,
 )
 
 __all__ = [
     "constants",
     "contraction",
+    "cumulative",
     "elementwise",
     "indexing",
     "joining",
+    "linalg",
     "reductions",
+    "refused",
     "shaping",
+    "signal",
+    "sorting",
+    "statistics",
+    "ufunc_methods",
 ]

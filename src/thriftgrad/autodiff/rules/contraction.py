@@ -1,17 +1,18 @@
-"""Derivatives of products that sum over axes.
+"""Derivatives of products of whole arrays.
 
 Each is linear in each argument, so the adjoint contracts the cotangent with the other argument over
-the axes that the other one kept.
+the axes that the other one kept. `vdot`, `vecdot` and `vecmat` conjugate their first argument, and
+what comes back to it is conjugated in turn.
 """
 
 from collections.abc import Sequence
-from string import ascii_letters
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import numpy as np
 
-from thriftgrad.autodiff.adjoint import Array
-from thriftgrad.autodiff.registry import defvjp
+from thriftgrad.autodiff.adjoint import Array, unbroadcast
+from thriftgrad.autodiff.registry import constant, defvjp
 
 defvjp(
     np.matmul,
@@ -49,10 +50,48 @@ defvjp(
 defvjp(
     np.einsum,
     "*operands, out=None, optimize=False, dtype=None, order='K', casting='safe'",
-    operands=lambda g, operands, position: _einsum(g, operands, position),
+    operands=lambda g, operands, position, optimize: _einsum(g, operands, position, optimize),
+)
+constant(np.einsum_path)
+defvjp(
+    np.vecdot,
+    x=lambda g, y: np.conjugate(np.expand_dims(g, -1) * y),
+    y=lambda g, x: np.expand_dims(g, -1) * np.conjugate(x),
+)
+if hasattr(np, "matvec"):  # from NumPy 2.2 on
+    defvjp(
+        np.matvec,
+        x=lambda g, y: np.expand_dims(g, -1) * np.expand_dims(y, -2),
+        y=lambda g, x: np.matmul(np.expand_dims(g, -2), x)[..., 0, :],
+    )
+    defvjp(
+        np.vecmat,
+        x=lambda g, y: np.conjugate(np.matmul(y, np.expand_dims(g, -1))[..., 0]),
+        y=lambda g, x: np.conjugate(np.expand_dims(x, -1)) * np.expand_dims(g, -2),
+    )
+defvjp(
+    np.kron,
+    a=lambda g, a_shape, b: np.reshape(
+        np.tensordot(*_blocks(g, a_shape, b, np.shape(b), inside=True)), a_shape
+    ),
+    b=lambda g, a, b_shape: np.reshape(
+        np.tensordot(*_blocks(g, np.shape(a), a, b_shape, inside=False)), b_shape
+    ),
+)
+defvjp(
+    np.cross,
+    a=lambda g, a_shape, b, axisa, axisb, axisc, axis: _crossed(
+        g, a_shape, b, *((axisa, axisb, axisc) if axis is None else (axis,) * 3)
+    ),
+    b=lambda g, a, b_shape, axisa, axisb, axisc, axis: _crossed(
+        -g, b_shape, a, *((axisb, axisa, axisc) if axis is None else (axis,) * 3)
+    ),
 )
 
 Axes = tuple[Sequence[int], Sequence[int]]
+
+_LETTERS = ascii_uppercase + ascii_lowercase
+"""In the order in which einsum sorts the indices of a result that is only implied."""
 
 
 def _matmul_left(g: Array, shape: tuple[int, ...], y: Array) -> Array:
@@ -113,7 +152,7 @@ def _pairs(axes: Any, a: tuple[int, ...], b: tuple[int, ...]) -> Axes:
     return [i % len(a) for i in over_a], [i % len(b) for i in over_b]
 
 
-def _einsum(g: Array, operands: Sequence[Any], position: int) -> Array:
+def _einsum(g: Array, operands: Sequence[Any], position: int, optimize: Any) -> Array:
     """Return the cotangent of the operand at `position` in a call of einsum.
 
     It is an einsum of g with the other operands. An index that only this operand had was summed, and
@@ -128,7 +167,7 @@ def _einsum(g: Array, operands: Sequence[Any], position: int) -> Array:
         if i != own:
             factors.append(array)
             terms.append(term)
-    free = (c for c in ascii_letters if c not in "".join([*inputs, output]))
+    free = (c for c in _LETTERS if c not in "".join([*inputs, output]))
     known = set("".join(terms))
     target = ""
     for label, length in zip(inputs[own], np.shape(arrays[own]), strict=True):
@@ -141,7 +180,9 @@ def _einsum(g: Array, operands: Sequence[Any], position: int) -> Array:
             factors.append(np.ones_like(g, shape=(length,)))
             terms.append(label)
         target += label
-    return np.einsum(f"{','.join(terms)}->{target}", *factors)
+    # A path that was chosen for the call does not fit this product.
+    optimize = optimize if isinstance(optimize, bool | str) else bool(optimize)
+    return np.einsum(f"{','.join(terms)}->{target}", *factors, optimize=optimize)
 
 
 def _einsum_terms(
@@ -162,7 +203,7 @@ def _einsum_terms(
         inputs = [_letters(operands[i + 1]) for i in places]
         given = _letters(operands[-1]) if len(operands) % 2 else None
     arrays = [operands[i] for i in places]
-    free = [c for c in ascii_letters if c not in "".join([*inputs, given or ""])]
+    free = [c for c in _LETTERS if c not in "".join([*inputs, given or ""])]
     hidden = [np.ndim(a) - len(t) + 3 for t, a in zip(inputs, arrays, strict=True) if "..." in t]
     broadcast = "".join(free[: max(hidden, default=0)])
     expanded = []
@@ -179,4 +220,35 @@ def _einsum_terms(
 
 def _letters(indices: Sequence[Any]) -> str:
     """Return einsum's other notation, a list of numbers, in letters."""
-    return "".join("..." if i is Ellipsis else ascii_letters[i] for i in indices)
+    return "".join("..." if i is Ellipsis else _LETTERS[i] for i in indices)
+
+
+def _blocks(
+    g: Array, a_shape: tuple[int, ...], other: Array, b_shape: tuple[int, ...], *, inside: bool
+) -> tuple[Array, Array, Axes]:
+    """Return what `tensordot` needs to sum the blocks of a Kronecker product, or over all blocks.
+
+    Each axis of the product is an axis of a, which counts blocks, and one of b inside of a block.
+    """
+    rank = max(len(a_shape), len(b_shape))
+    of_a, of_b = ((1,) * (rank - len(s)) + tuple(s) for s in (a_shape, b_shape))
+    blocks = np.reshape(g, [n for pair in zip(of_a, of_b, strict=True) for n in pair])
+    summed = range(int(inside), 2 * rank, 2)
+    return blocks, np.reshape(other, of_b if inside else of_a), (summed, range(rank))
+
+
+def _crossed(
+    g: Array, shape: tuple[int, ...], b: Array, axisa: int, axisb: int, axisc: int
+) -> Array:
+    """Return b × g, which is the cotangent of a in a × b; in two dimensions the third is zero."""
+    b = np.moveaxis(b, axisb, -1)
+    own, other = shape[axisa], b.shape[-1]
+    if own == other == 2:  # the product is a number, along the third axis
+        g = np.expand_dims(g, -1) * np.array([0, 0, 1], g.dtype)
+    else:
+        g = np.moveaxis(g, axisc, -1)
+    if other == 2:
+        b = np.concatenate([b, np.zeros_like(b[..., :1])], axis=-1)
+    lengths = list(shape)
+    lengths.append(lengths.pop(axisa))
+    return np.moveaxis(unbroadcast(np.cross(b, g)[..., :own], tuple(lengths)), -1, axisa)

@@ -1,6 +1,12 @@
 """Derivatives of reductions.
 
-Where several entries share a maximum or minimum, each receives an equal part.
+A reduction repeats its cotangent along the axes that it took away, and weighs it there by what each
+entry had to do with the result. Where several entries share a maximum or minimum, each receives an
+equal part. The functions that pass over NaN are the plain ones with a narrower `where=`, so a NaN
+receives 0; where a plain maximum or minimum is NaN, nobody receives anything. A standard deviation
+of 0 has no derivative, and gives 0.
+
+The helpers without an underscore serve other tables too.
 """
 
 from math import prod
@@ -15,49 +21,119 @@ Axis = int | tuple[int, ...] | None
 
 defvjp(
     np.sum,
-    a=lambda g, a_shape, axis, keepdims, initial, where: _chosen(
-        _spread(g, a_shape, axis, keepdims), where
+    a=lambda g, a_shape, axis, keepdims, initial, where: chosen(
+        spread(g, a_shape, axis, keepdims), where
     ),
 )
 defvjp(
     np.mean,
-    a=lambda g, a_shape, axis, keepdims, where: _chosen(
-        _spread(g, a_shape, axis, keepdims) / _count(a_shape, axis, where), where
+    a=lambda g, a_shape, axis, keepdims, where: _mean(
+        spread(g, a_shape, axis, keepdims), a_shape, axis, where
     ),
 )
 defvjp(
     np.var,
-    a=lambda g, a, axis, ddof, keepdims, where, correction: _var(
-        _spread(g, a.shape, axis, keepdims), a, axis, ddof, where, correction
+    a=lambda g, a, axis, ddof, keepdims, where, mean, correction: _var(
+        spread(g, np.shape(a), axis, keepdims), a, axis, ddof, where, mean, correction
+    ),
+    mean=lambda g, a, axis, ddof, keepdims, where, mean, correction: (
+        -_var(spread(g, np.shape(a), axis, keepdims), a, axis, ddof, where, mean, correction)
     ),
 )
 defvjp(
     np.std,
-    a=lambda g, ans, a, axis, ddof, keepdims, where, correction: _var(
-        _spread(_over_twice(g, ans), a.shape, axis, keepdims), a, axis, ddof, where, correction
+    a=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: _var(
+        spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
+        *(a, axis, ddof, where, mean, correction),
+    ),
+    mean=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: (
+        -_var(
+            spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
+            *(a, axis, ddof, where, mean, correction),
+        )
     ),
 )
 defvjp(
     np.prod,
-    a=lambda g, a, axis, keepdims, initial, where: _prod(
-        _spread(g, a.shape, axis, keepdims), a, axis, initial, where
+    a=lambda g, a, axis, keepdims, initial, where: product(
+        spread(g, np.shape(a), axis, keepdims), a, axis, initial, where
     ),
 )
-for _extreme in (np.max, np.min):
+for _extreme in (np.max, np.min, np.nanmax, np.nanmin):
+    # A NaN equals nothing, so that there is nothing to add for those that pass over it.
     defvjp(
         _extreme,
-        a=lambda g, ans, a, axis, keepdims, initial, where: _shared(
-            _spread(g, a.shape, axis, keepdims),
-            a == _spread(ans, a.shape, axis, keepdims),
-            axis,
-            where,
+        a=lambda g, ans, a, axis, keepdims, initial, where: shared(
+            spread(g, np.shape(a), axis, keepdims),
+            a == spread(ans, np.shape(a), axis, keepdims),
+            *(axis, where),
         ),
     )
 RULES[np.amax] = RULES[np.max]
 RULES[np.amin] = RULES[np.min]
+defvjp(
+    np.ptp,
+    a=lambda g, a, axis, keepdims: _ptp(spread(g, np.shape(a), axis, keepdims), a, axis),
+)
+
+# Those that pass over NaN
+
+defvjp(
+    np.nansum,
+    a=lambda g, a, axis, keepdims, initial, where: chosen(
+        spread(g, np.shape(a), axis, keepdims), present(a, where)
+    ),
+)
+defvjp(
+    np.nanmean,
+    a=lambda g, a, axis, keepdims, where: _mean(
+        spread(g, np.shape(a), axis, keepdims), np.shape(a), axis, present(a, where)
+    ),
+)
+defvjp(
+    np.nanvar,
+    a=lambda g, a, axis, ddof, keepdims, where, mean, correction: _var(
+        spread(g, np.shape(a), axis, keepdims),
+        *(a, axis, ddof, present(a, where), mean, correction),
+    ),
+    mean=lambda g, a, axis, ddof, keepdims, where, mean, correction: (
+        -_var(
+            spread(g, np.shape(a), axis, keepdims),
+            *(a, axis, ddof, present(a, where), mean, correction),
+        )
+    ),
+)
+defvjp(
+    np.nanstd,
+    a=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: _var(
+        spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
+        *(a, axis, ddof, present(a, where), mean, correction),
+    ),
+    mean=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: (
+        -_var(
+            spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
+            *(a, axis, ddof, present(a, where), mean, correction),
+        )
+    ),
+)
+defvjp(
+    np.nanprod,
+    a=lambda g, a, axis, keepdims, initial, where: product(
+        spread(g, np.shape(a), axis, keepdims), a, axis, initial, present(a, where)
+    ),
+)
 
 
-def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool | None) -> Array:
+def axes_of(axis: Axis, rank: int) -> tuple[int, ...]:
+    """Return the axes that `axis` names, as numbers from 0."""
+    if axis is None:
+        return tuple(range(rank))
+    if not rank:  # NumPy lets a number be reduced along an axis 0 that it has not
+        return ()
+    return tuple([int(i) % rank for i in (axis if isinstance(axis, tuple) else (axis,))])
+
+
+def spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool | None) -> Array:
     """Give back, with length one, the axes that the reduction took away.
 
     Repeating the entries along them is left to the engine.
@@ -65,52 +141,57 @@ def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool | None)
     if keepdims or axis is None:
         return g
     kept = list(shape)
-    for i in axis if isinstance(axis, tuple) else (axis,):
+    for i in axes_of(axis, len(shape)):
         kept[i] = 1
     return g.reshape(kept)
 
 
-def _chosen(g: Array, where: Any) -> Array:
+def rows(x: Array, axis: Axis) -> Array:
+    """Join the axes that are reduced into one, the last."""
+    rank = np.ndim(x)
+    taken = axes_of(axis, rank)
+    x = np.transpose(x, _kept_first(taken, rank))
+    kept = x.shape[: rank - len(taken)]
+    return np.reshape(x, (*kept, prod(x.shape[len(kept) :])))
+
+
+def unrows(x: Array, shape: tuple[int, ...], axis: Axis) -> Array:
+    """Undo `rows` of an array of `shape`."""
+    order = _kept_first(axes_of(axis, len(shape)), len(shape))
+    back = sorted(order, key=order.__getitem__)
+    return np.transpose(np.reshape(x, [shape[i] for i in order]), back)
+
+
+def chosen(g: Array, where: Any) -> Array:
     """Keep what `where=` let into the reduction."""
     return g if where is None or where is True else np.where(where, g, 0)
 
 
-def _count(shape: tuple[int, ...], axis: Axis, where: Any) -> Any:
-    """Return how many entries each result was made of."""
-    if where is None or where is True:
-        axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        return prod(shape[i] for i in axes)
-    return np.sum(np.broadcast_to(where, shape), axis=axis, keepdims=True)
+def present(a: Array, where: Any = None) -> Array:
+    """Return a mask of the entries that a function which passes over NaN takes in."""
+    here = np.logical_not(np.isnan(a))
+    return here if where is None or where is True else np.logical_and(here, where)
 
 
-def _var(g: Array, a: Array, axis: Axis, ddof: Any, where: Any, correction: Any) -> Array:
-    freedom = _count(np.shape(a), axis, where) - (ddof if correction is None else correction)
-    kept = True if where is None else where
-    deviation = a - np.mean(a, axis=axis, keepdims=True, where=kept)
-    return _chosen(g * (np.conjugate(deviation) * 2) / freedom, where)
+def shared(g: Array, mask: Array, axis: Axis, where: Any = None) -> Array:
+    """Divide g equally among the entries in `mask`."""
+    if where is not None and where is not True:
+        mask = np.logical_and(mask, where)
+    # With `initial` the extreme may be none of the entries; then nobody receives anything.
+    ties = np.maximum(np.sum(mask, axis=axis, keepdims=True, dtype=g.dtype), 1)
+    return np.where(mask, g / ties, 0)
 
 
-def _over_twice(g: Array, ans: Array) -> Array:
-    """Return g/(2·ans), and 0 at a standard deviation of 0, where there is no derivative."""
-    return np.where(ans == 0, 0, g / np.where(ans == 0, 1, 2 * ans))
-
-
-def _prod(g: Array, a: Array, axis: Axis, initial: Any, where: Any) -> Array:
+def product(g: Array, a: Array, axis: Axis, initial: Any = None, where: Any = None) -> Array:
     """Multiply g by the product of all other entries, by which no entry needs to be divided by."""
-    shape = np.shape(a)
-    rank = len(shape)
-    axes = tuple(range(rank)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes = tuple(i % rank for i in axes)
-    order = [*(i for i in range(rank) if i not in axes), *axes]
-    x = a if where is None or where is True else np.where(where, a, 1)
-    x = np.transpose(x, order)
-    kept = x.shape[: rank - len(axes)]
-    flat = np.reshape(x, (*kept, prod(x.shape[len(kept) :])))
-    others = np.reshape(
-        _products_before(flat) * _products_before(flat[..., ::-1])[..., ::-1], x.shape
-    )
-    back = np.transpose(others, np.argsort(order))
-    return _chosen(g * back if initial is None else g * (back * initial), where)
+    x = rows(a if where is None or where is True else np.where(where, a, 1), axis)
+    others = unrows(products_of_others(x), np.shape(a), axis)
+    return chosen(g * others if initial is None else g * (others * initial), where)
+
+
+def products_of_others(x: Array) -> Array:
+    """Return, along the last axis, the product of all entries but each one."""
+    return _products_before(x) * _products_before(x[..., ::-1])[..., ::-1]
 
 
 def _products_before(x: Array) -> Array:
@@ -128,9 +209,43 @@ def _products_before(x: Array) -> Array:
     return result
 
 
-def _shared(g: Array, mask: Array, axis: Axis, where: Any) -> Array:
-    if where is not None and where is not True:
-        mask = mask & where
-    # With `initial` the extreme may be none of the entries; then nobody receives anything.
-    ties = np.maximum(np.sum(mask, axis=axis, keepdims=True, dtype=g.dtype), 1)
-    return np.where(mask, g / ties, 0)
+def _mean(g: Array, shape: tuple[int, ...], axis: Axis, where: Any) -> Array:
+    count = _count(g, shape, axis, where)
+    return chosen(g / (count or 1 if isinstance(count, int) else np.maximum(count, 1)), where)
+
+
+def _var(
+    g: Array, a: Array, axis: Axis, ddof: Any, where: Any, mean: Any, correction: Any
+) -> Array:
+    count = _count(g, np.shape(a), axis, where)
+    freedom = count - (ddof if correction is None else correction)
+    freedom = max(freedom, 0) if isinstance(count, int) else np.maximum(freedom, 0)
+    # What `where` leaves out may be NaN, and 0·NaN would come through in a second derivative.
+    a = chosen(a, where)
+    if mean is None:
+        mean = np.mean(a, axis=axis, keepdims=True, where=True if where is None else where)
+    return chosen(g * (np.conjugate(a - mean) * 2) / freedom, where)
+
+
+def _count(g: Array, shape: tuple[int, ...], axis: Axis, where: Any) -> Any:
+    """Return how many entries each result was made of, in the precision of g."""
+    if where is None or where is True:
+        return prod(shape[i] for i in axes_of(axis, len(shape)))
+    real = np.finfo(g.dtype).dtype
+    return np.sum(np.broadcast_to(where, shape), axis=axis, keepdims=True, dtype=real)
+
+
+def _over_twice(g: Array, ans: Array) -> Array:
+    """Return g/(2·ans), and 0 at a standard deviation of 0, where there is no derivative."""
+    return np.where(ans == 0, 0, g / np.where(ans == 0, 1, 2 * ans))
+
+
+def _ptp(g: Array, a: Array, axis: Axis) -> Array:
+    greatest = a == np.max(a, axis=axis, keepdims=True)
+    least = a == np.min(a, axis=axis, keepdims=True)
+    return shared(g, greatest, axis) - shared(g, least, axis)
+
+
+def _kept_first(taken: tuple[int, ...], rank: int) -> list[int]:
+    """Return the order of axes in which those that are reduced come last."""
+    return [*(i for i in range(rank) if i not in taken), *taken]

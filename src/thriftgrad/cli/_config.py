@@ -1,0 +1,234 @@
+"""What a run is: its options, the model they make, and the folder that keeps both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thriftgrad import __version__, nn, optim
+from thriftgrad.errors import ConfigError
+from thriftgrad.train._write import SUFFIX, write_text
+
+CONFIG = "config.json"
+SNAPSHOT = "snapshot.safetensors"
+METRICS = "metrics.csv"
+CURVES = "curves.png"
+
+DECAY = 0.7
+"""What the learning rate is multiplied by over an epoch. The number of epochs has no part in it, so
+that training on with a higher `--epochs` is the same as having asked for them at once."""
+
+_FORMAT = 1
+
+ACTIVATIONS: dict[str, tuple[Callable[[Any], Any], nn.init.Init]] = {
+    "relu": (nn.relu, nn.init.kaiming_normal),
+    "sigmoid": (nn.sigmoid, nn.init.glorot_uniform),
+    "tanh": (nn.tanh, nn.init.glorot_uniform),
+}
+LOSSES: dict[str, Callable[[Any, Any], Any]] = {
+    "cross_entropy": nn.cross_entropy,
+    "mse": nn.mse,
+    "squared_error": nn.squared_error,
+}
+OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float]] = {
+    "adam": (optim.Adam, 0.002),
+    "adamw": (optim.AdamW, 0.002),
+    "momentum": (lambda p, lr: optim.SGD(p, lr, momentum=0.9), 0.05),
+    "sgd": (optim.SGD, 0.1),
+}
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of a run, and what is to be known of its data to make the model.
+
+    Attributes:
+        data: `mnist` or the absolute path of a file.
+        hidden: widths of the hidden layers.
+        activation, loss, optimizer, dtype: names, as in `--help`.
+        lr: learning rate at the start.
+        epochs, batch_size, seed: whole numbers.
+        inputs: numbers that make one image.
+        classes: how many there are.
+        image: height and width, where an image is a plane of pixels from 0 to 1; else None.
+        background: what the pixels at the rim of the training images are on average.
+    """
+
+    data: str
+    hidden: list[int]
+    activation: str
+    loss: str
+    optimizer: str
+    lr: float
+    epochs: int
+    batch_size: int
+    dtype: str
+    seed: int
+    inputs: int
+    classes: int
+    image: list[int] | None
+    background: float
+
+    def __post_init__(self) -> None:
+        _choice("activation", self.activation, ACTIVATIONS)
+        _choice("loss", self.loss, LOSSES)
+        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("dtype", self.dtype, dict.fromkeys(DTYPES))
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the loss takes integer labels and raw scores: the others take one-hot rows."""
+        return self.loss == "cross_entropy"
+
+    @property
+    def loss_function(self) -> Callable[[Any, Any], Any]:
+        """The loss that the name stands for."""
+        return LOSSES[self.loss]
+
+
+def parse_hidden(text: str) -> list[int]:
+    """Return the widths in a text such as `128,64`; the empty text stands for no hidden layer.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    parts = text.replace(" ", "").split(",") if text.strip() else []
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(
+            f"{text!r} is not a list of widths of layers, such as 128,64, or '' for none"
+        )
+    return [int(part) for part in parts]
+
+
+def build_model(config: Config) -> nn.Sequential:
+    """Make the model: affine maps, activations between; for one-hot rows a sigmoid at the end."""
+    activation, init = ACTIVATIONS[config.activation]
+    rng, dtype = np.random.default_rng(config.seed), np.dtype(config.dtype)
+    layers: list[Callable[[Any], Any]] = []
+    width = config.inputs
+    for hidden in config.hidden:
+        layers += [nn.Linear(width, hidden, init=init, rng=rng, dtype=dtype), activation]
+        width = hidden
+    layers.append(nn.Linear(width, config.classes, rng=rng, dtype=dtype))
+    if not config.takes_labels:
+        layers.append(nn.sigmoid)
+    return nn.Sequential(*layers)
+
+
+def build_optimizer(config: Config, model: nn.Module, steps: int) -> optim.Optimizer:
+    """Make the optimiser, whose learning rate falls by 30 % over the `steps` of an epoch."""
+    make, _ = OPTIMIZERS[config.optimizer]
+    rate = optim.schedules.exponential_decay(config.lr, factor=DECAY, steps=steps)
+    return make(model.parameters(), rate)
+
+
+def new_folder(out: Path | None, data: str) -> Path:
+    """Return the folder for a new run: `out`, or the first free of `runs/<data>-1`, `-2`, ...
+
+    Raises:
+        ConfigError: there is something in it already.
+    """
+    if out is None:
+        stem = Path(data).name.partition(".")[0] or "data"
+        return next(free for n in count(1) if not (free := Path("runs") / f"{stem}-{n}").exists())
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out takes the folder of a run")
+    if out.is_dir() and any(not name.endswith(SUFFIX) for name in os.listdir(out)):
+        if (out / CONFIG).exists():
+            remedy = f"go on with it by --out {out} --resume, or name another folder"
+        else:
+            remedy = "name another folder by --out"
+        raise ConfigError(f"{out} is not empty, and a run never overwrites anything; {remedy}")
+    return out
+
+
+def write(folder: Path, config: Config) -> None:
+    """Write `config.json`, and make the folder if need be.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"format": _FORMAT, "thriftgrad": __version__, **asdict(config)}
+    write_text(folder / CONFIG, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> Config:
+    """Read `config.json`.
+
+    Raises:
+        ConfigError: there is none, or it is not what `write` writes.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} holds no run: there is no {CONFIG} in it; `thriftgrad train --out {folder}` "
+            f"makes one"
+        ) from None
+    except NotADirectoryError:
+        raise ConfigError(f"{folder} is a file; expected the folder of a run") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        raise ConfigError(f"{path} is not a configuration of format {_FORMAT}")
+    content.pop("thriftgrad", None)
+    names = {field.name for field in fields(Config)}
+    if content.keys() != names:
+        raise ConfigError(
+            f"{path} is damaged: missing {sorted(names - content.keys()) or 'nothing'}, unexpected "
+            f"{sorted(content.keys() - names) or 'nothing'}"
+        )
+    for name, kind in _KINDS.items():
+        if not isinstance(content[name], kind) or isinstance(content[name], bool):
+            raise ConfigError(f"{path} is damaged: {name} is {content[name]!r}")
+    if not all(type(width) is int for width in content["hidden"] + (content["image"] or [])):
+        raise ConfigError(f"{path} is damaged: hidden or image are not whole numbers")
+    return Config(**content)
+
+
+_KINDS: dict[str, Any] = {
+    "data": str,
+    "hidden": list,
+    "lr": float | int,
+    "epochs": int,
+    "batch_size": int,
+    "seed": int,
+    "inputs": int,
+    "classes": int,
+    "image": list | None,
+    "background": float | int,
+}
+
+
+def resumed(config: Config, given: Mapping[str, Any], folder: Path) -> Config:
+    """Return the configuration of a run to go on with, given the options of this command.
+
+    Raises:
+        ConfigError: an option differs from the run's, other than by more epochs.
+    """
+    conflicts = [
+        f"--{name.replace('_', '-')} {value} (was {getattr(config, name)})"
+        for name, value in given.items()
+        if value != getattr(config, name) and not (name == "epochs" and value > config.epochs)
+    ]
+    if conflicts:
+        raise ConfigError(
+            f"{folder} cannot be resumed with other options: {', '.join(conflicts)}. Leave them "
+            f"out; only --epochs may be given, to raise it"
+        )
+    return replace(config, epochs=given.get("epochs", config.epochs))
+
+
+def _choice(name: str, given: Any, table: Mapping[str, Any]) -> None:
+    if not isinstance(given, str) or given not in table:
+        raise ConfigError(f"--{name} {given!r}: expected one of {', '.join(table)}")

@@ -1,0 +1,25 @@
+"""Training: the loop, its history, and snapshots to resume from.
+
+history = tg.train.fit(model, train, loss=tg.nn.cross_entropy,
+                       optimizer=tg.optim.Adam(model.parameters(), lr=1e-3), epochs=5)
+"""
+
+from thriftgrad.train.callbacks import Callback, MetricsFile, State
+from thriftgrad.train.evaluate import Scores, evaluate, predict
+from thriftgrad.train.fit import fit
+from thriftgrad.train.history import Epoch, History
+from thriftgrad.train.snapshot import load, save
+
+__all__ = [
+    "Callback",
+    "Epoch",
+    "History",
+    "MetricsFile",
+    "Scores",
+    "State",
+    "evaluate",
+    "fit",
+    "load",
+    "predict",
+    "save",
+]

@@ -1,0 +1,342 @@
+"""The training loop, and only the loop; callbacks watch it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thriftgrad.autodiff import Tensor, no_grad
+from thriftgrad.data import batches
+from thriftgrad.errors import ConfigError, DataError, NonFiniteError
+from thriftgrad.nn import Module, Sequential
+from thriftgrad.optim import Optimizer
+from thriftgrad.train import snapshot as snapshots
+from thriftgrad.train.callbacks import (
+    Callback,
+    EarlyStopping,
+    ProgressBar,
+    State,
+    check_callbacks,
+)
+from thriftgrad.train.evaluate import count_right, evaluate, scalar
+from thriftgrad.train.history import Epoch, History
+
+Array = NDArray[Any]
+Loss = Callable[[Any, Any], Any]
+Step = Callable[[Array, Array], tuple[float, float]]
+"""One update of the weights from a batch (x, y); returns its mean loss and how many were right."""
+
+
+def fit(
+    model: Module,
+    train: tuple[Array, Array],
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int = 128,
+    validation: tuple[Array, Array] | None = None,
+    rng: int | np.random.Generator = 0,
+    patience: int | None = None,
+    snapshot: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> History:
+    """Train a model on examples (x, y), in mini-batches, and return what came of each epoch.
+
+    Each epoch goes through all examples in a new order. The same seeds, data and machine give the
+    same bits, whether the training was interrupted and resumed or not.
+
+    Args:
+        model: the model; it is trained in place.
+        train: x and y, arrays of one length.
+        loss: takes the model's output and y of a batch; returns a scalar tensor, the mean over the
+            examples.
+        optimizer: holds parameters of this model, all or some.
+        epochs: how often to go through the examples, >= 1, counted from the very beginning where a
+            run is resumed.
+        batch_size: how many examples make a step; the last batch of an epoch may be smaller.
+        validation: x and y for loss and accuracy after each epoch, in evaluation mode and in
+            batches.
+        rng: shuffles the examples; a seed or a generator.
+        patience: stop after so many epochs without a lower validation loss (training loss where
+            there is no validation). The model then ends with the weights of the best epoch, also
+            where all epochs were made. None: no stopping, and the weights are the last ones.
+        snapshot: a file, `.safetensors` by custom, to save weights, optimiser, random generators
+            and history to at the start and after each epoch, each time replaced as a whole.
+        resume: go on from `snapshot` where that file is there, else start; without this, a file
+            that is there already is an error.
+        callbacks: called along the way, in this order; see `Callback`.
+        progress: show a progress bar; None shows one in terminals and notebooks.
+
+    Returns:
+        The history of all epochs, those before a resumption included.
+
+    Raises:
+        NonFiniteError: a loss or gradient turned NaN or infinite. The message names epoch, step and
+            layer; the weights are those from before that step.
+        ConfigError: an argument makes no sense, or `snapshot` exists and `resume` is not set.
+        DataError: x and y differ in length or are empty, or x is of a type not to learn from.
+        SnapshotError: the snapshot is damaged, or of another model, optimiser or setting.
+        OSError: the snapshot cannot be read or written.
+
+    Example:
+        >>> import numpy as np, thriftgrad as tg
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, np.newaxis]
+        >>> model = tg.nn.Sequential(tg.nn.Linear(1, 1, rng=0))
+        >>> history = tg.train.fit(
+        ...     model, (x, 3 * x), loss=tg.nn.mse, epochs=20, batch_size=8,
+        ...     optimizer=tg.optim.SGD(model.parameters(), lr=0.5),
+        ... )
+        >>> len(history), bool(history.train_loss[-1] < 1e-6)
+        (20, True)
+    """
+    _check(model, train, "train")
+    if validation is not None:
+        _check(model, validation, "validation")
+    _check_optimizer(optimizer, model)
+    epochs = _whole("epochs", epochs)
+    patience = None if patience is None else _whole("patience", patience)
+    if resume and snapshot is None:
+        raise ConfigError(
+            "resume=True without a snapshot to resume from; pass snapshot=PATH as well"
+        )
+
+    generator = _generator(rng)
+    loader = batches(*train, size=batch_size, rng=generator)
+    state = State(model, optimizer, generator, epochs, len(loader))
+    stopping = None if patience is None else EarlyStopping(patience)
+    watching = check_callbacks(callbacks)
+    if progress or (progress is None and ProgressBar.wanted()):
+        watching.append(ProgressBar())
+    if stopping is not None:
+        watching.append(stopping)
+
+    settings = _settings(loss, batch_size, patience, train, validation)
+    if snapshot is not None:
+        if not Path(snapshot).exists():
+            snapshots.save_training(snapshot, state, stopping, settings)
+        elif resume:
+            snapshots.resume_training(snapshot, state, stopping, settings)
+        else:
+            raise ConfigError(
+                f"there is a snapshot at {snapshot} already; pass resume=True to go on from it, "
+                f"name another file, or delete it"
+            )
+
+    step = make_step(model, loss, optimizer)
+    optimizer.zero_grad()
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        _tell(watching, "on_train_begin", state)
+        while len(state.history) < epochs and not state.stop:
+            started = time.perf_counter()
+            state.epoch = len(state.history) + 1
+            trained = _epoch(step, loader, state, watching)
+            validated = _validate(state, validation, loss, batch_size)
+            seconds = time.perf_counter() - started
+            state.history.append(Epoch(state.epoch, *trained[:2], *validated, trained[2], seconds))
+            _tell(watching, "on_epoch_end", state)
+            if snapshot is not None:
+                snapshots.save_training(snapshot, state, stopping, settings)
+        if stopping is not None and stopping.best is not None:
+            model.load_state_dict(stopping.best)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        _tell(watching, "on_train_end", state)
+    return state.history
+
+
+def make_step(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
+    """Return the function that makes one update of the weights from a batch (x, y)."""
+    parameters = model.named_parameters()
+    forward: Any = model
+
+    def step(x: Array, y: Array) -> tuple[float, float]:
+        # The checks below say more than NumPy's warnings would.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            outputs = forward(x)
+            objective = loss(outputs, y)
+            value = scalar(objective)
+            if not isinstance(objective, Tensor):
+                raise ConfigError(
+                    f"loss(outputs, y) returned a {type(objective).__name__}, which records "
+                    f"nothing; expected a thriftgrad.Tensor: compute it from the model's output by "
+                    f"NumPy's functions, without .value or .item()"
+                )
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the loss is {value}: {_where(model, x)}")
+            objective.backward()
+            # From the loss backwards, which is the order in which gradients go wrong.
+            for name, parameter in reversed(parameters):
+                if parameter.grad is not None and not _finite(parameter.grad):
+                    raise NonFiniteError(
+                        f"the loss is {value:.6g}, but the gradient of {name} is not finite"
+                    )
+        optimizer.step()
+        optimizer.zero_grad()
+        return value, count_right(outputs, y)
+
+    return step
+
+
+def _epoch(
+    step: Step, loader: Iterable[tuple[Array, Array]], state: State, watching: Sequence[Callback]
+) -> tuple[float, float, float]:
+    """Make the steps of one epoch; return mean loss, accuracy and the last learning rate."""
+    total = right = rate = 0.0
+    seen = 0
+    for number, (x, y) in enumerate(loader, start=1):
+        state.step = number
+        rate = state.optimizer.lr
+        try:
+            state.loss, hits = step(x, y)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"epoch {state.epoch}, step {number} of {state.steps}: {error}. The weights are "
+                f"those from before this step; try a lower learning rate than {rate:g} or "
+                f"clip_norm= in the optimiser, and look for NaN, infinity or unscaled values in "
+                f"the data"
+            ) from None
+        total += len(x) * state.loss
+        right += hits
+        seen += len(x)
+        state.mean_loss = total / seen
+        for callback in watching:
+            callback.on_step_end(state)
+    return total / seen, right / seen, rate
+
+
+def _validate(
+    state: State, validation: tuple[Array, Array] | None, loss: Loss, batch_size: int
+) -> tuple[float, float]:
+    if validation is None:
+        return math.nan, math.nan
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scores = evaluate(state.model, validation, loss=loss, batch_size=batch_size)
+    if not math.isfinite(scores.loss):
+        raise NonFiniteError(
+            f"epoch {state.epoch}: the validation loss after the last step is {scores.loss}; try a "
+            f"lower learning rate, and look for NaN, infinity or unscaled values in the validation "
+            f"data"
+        )
+    return scores
+
+
+def _where(model: Module, x: Array) -> str:
+    """Say where in a forward pass the first number that is not finite turns up."""
+    if x.dtype.kind in "fc" and not _finite(x):
+        return "the batch itself has NaN or infinite values in x"
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter.value):
+            return f"the weights {name} are not finite since the step before"
+    if isinstance(model, Sequential):
+        with no_grad():
+            value: Any = x
+            for number, layer in enumerate(model.layers):
+                value = layer(value)
+                array = value.value if isinstance(value, Tensor) else value
+                if not _finite(array):
+                    kind = getattr(layer, "__name__", None) or type(layer).__name__
+                    return f"the output of layer {number} ({kind}) is the first that is not finite"
+    return (
+        "the model's output is finite, the loss function made of it is not"
+        if isinstance(model, Sequential)
+        else "x and all weights are finite"
+    )
+
+
+def _finite(array: Array) -> bool:
+    # A sum of squares is a quarter of the time, but may overflow where no entry has.
+    return bool(np.isfinite(np.vdot(array, array)) or np.all(np.isfinite(array)))
+
+
+def _check(model: Module, data: tuple[Array, Array], what: str) -> None:
+    if not isinstance(model, Module):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected a thriftgrad.nn.Module such as "
+            f"nn.Sequential(...)"
+        )
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise DataError(f"{what} is a {type(data).__name__}; expected a pair of arrays (x, y)")
+    for name, array in zip("xy", data, strict=True):
+        if not getattr(array, "shape", ()):
+            raise DataError(
+                f"{what}: {name} is a {type(array).__name__}; expected an array with one entry for "
+                f"each example (np.asarray makes one of a list)"
+            )
+    x, y = data
+    if len(x) != len(y):
+        raise DataError(f"{what}: x has {len(x)} examples but y has {len(y)}")
+    if len(x) == 0:
+        raise DataError(f"{what}: x and y are empty; expected at least one example")
+    # Signed integers may be indices into a table of embeddings; bytes are pictures not yet scaled.
+    if x.dtype.kind not in "fci":
+        raise DataError(
+            f"{what}: x has dtype {x.dtype}; expected floating-point numbers, for pictures of "
+            f"bytes x.astype(np.float32) / 255"
+        )
+
+
+def _check_optimizer(optimizer: Optimizer, model: Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optimizer is a {type(optimizer).__name__}; expected a thriftgrad.optim.Optimizer "
+            f"such as optim.Adam(model.parameters())"
+        )
+    own = {id(parameter) for parameter in model.parameters()}
+    foreign = sum(id(parameter) not in own for parameter in optimizer.parameters)
+    if foreign:
+        raise ConfigError(
+            f"{foreign} of the optimizer's {len(optimizer.parameters)} parameters are not the "
+            f"model's; make the optimizer from this very model: "
+            f"{type(optimizer).__name__}(model.parameters())"
+        )
+
+
+def _whole(name: str, given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise ConfigError(f"{name} = {given!r}: expected a whole number of at least 1")
+    return int(given)
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
+        raise ConfigError(
+            f"rng = {rng!r}: expected a seed of at least 0 or a numpy.random.Generator"
+        )
+    return np.random.default_rng(int(rng))
+
+
+def _settings(
+    loss: Loss,
+    batch_size: int,
+    patience: int | None,
+    train: tuple[Array, Array],
+    validation: tuple[Array, Array] | None,
+) -> dict[str, Any]:
+    """Return what must be the same where a training is resumed, as plain data."""
+    return {
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "batch_size": int(batch_size),
+        "patience": patience,
+        "train": [f"{a.dtype} {list(a.shape)}" for a in train],
+        "validation": validation and [f"{a.dtype} {list(a.shape)}" for a in validation],
+    }
+
+
+def _tell(watching: Sequence[Callback], event: str, state: State) -> None:
+    for callback in watching:
+        getattr(callback, event)(state)

@@ -71,4 +71,10 @@ EDITING = [
     case(np.delete, real(3, 2), [True, False, True], axis=0),
 ]
 
-CASES = [*JOINING, *SPLITTING, *EDITING]
+CASES = [
+    case(np.block, [[real(2, 3), real(2, 1)], [real(4)]]),
+    case(np.block, [real(2), real(3)]),
+    *JOINING,
+    *SPLITTING,
+    *EDITING,
+]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from thriftgrad.autodiff.registry import RULES, Constant, Refused, Rule, lookup
+from thriftgrad.autodiff.adjoint import Signature
+from thriftgrad.autodiff.registry import RULES, Composed, Constant, Refused, Rule, lookup
 from thriftgrad.autodiff.rules import elementwise
 from thriftgrad.autodiff.rules.refused import refuse_rare_parts
 from thriftgrad.errors import NoRuleError
@@ -244,6 +245,8 @@ def _row(function: Callable[..., Any], name: str, group: str) -> Row:
         given = {*rule.vjps, *(rule.joint[0] if rule.joint else ())}
         names = rule.ready.signature.names
         return Row(name, group, DIFFERENTIABLE, tuple(each for each in names if each in given))
+    if isinstance(rule, Composed):
+        return Row(name, group, DIFFERENTIABLE, Signature(function).names)
     if isinstance(rule, Constant):
         return Row(name, group, CONSTANT)
     if isinstance(rule, Refused):

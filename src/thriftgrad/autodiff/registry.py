@@ -32,9 +32,7 @@ class Rule:
     The function's signature is read when the rule is first used, not when the table is imported.
     """
 
-    __slots__ = ("_plans", "_ready", "_text", "constants", "function", "joint", "signature", "vjps")
-
-    signature: Signature
+    __slots__ = ("_plans", "_ready", "_text", "constants", "function", "joint", "sequences", "vjps")
 
     def __init__(
         self,
@@ -43,9 +41,11 @@ class Rule:
         constants: Sequence[str],
         vjps: dict[str, Pull],
         joint: tuple[tuple[str, ...], Pull] | None,
+        sequences: Sequence[str],
     ) -> None:
         self.function = function
         self.constants = frozenset(constants)
+        self.sequences = frozenset(sequences)
         self.vjps = vjps
         self.joint = joint
         self._text = text
@@ -110,11 +110,14 @@ class Resolved:
             )
         self.vjps = {names.index(name): resolve(pull) for name, pull in rule.vjps.items()}
         named.update(rule.vjps)
-        self.sequences = tuple(
-            names.index(name)
+        by_position = {
+            name
             for name, pull in rule.vjps.items()
             if "position" in pull.__code__.co_varnames and "position" not in names
-        )
+        }
+        self.sequences = {
+            names.index(name): name in by_position for name in {*rule.sequences, *by_position}
+        }
         self.out = signature.index.get("out")
         self.joint: tuple[tuple[int, ...], Vjp] | None = None
         if rule.joint is not None:
@@ -138,6 +141,7 @@ class Resolved:
         self.constants = frozenset(names.index(name) for name in rule.constants)
 
     def vjp(self, position: int) -> Vjp:
+        """Return the product for the argument at `position`, or refuse it by name."""
         try:
             return self.vjps[position]
         except KeyError:
@@ -185,7 +189,17 @@ class Refused:
         self.error = error
 
 
-RULES: dict[Any, Rule | Constant | Refused] = {}
+class Composed:
+    """A function that is differentiated through a definition of it in simpler calls."""
+
+    __slots__ = ("definition", "function")
+
+    def __init__(self, function: Callable[..., Any], definition: Callable[..., Any]) -> None:
+        self.function = function
+        self.definition = definition
+
+
+RULES: dict[Any, Rule | Constant | Refused | Composed] = {}
 """What is known of each function. Keyed by the function: a ufunc, a ufunc's method, a function that
 NumPy dispatches, an operator without a ufunc, or a primitive."""
 
@@ -197,6 +211,7 @@ def defvjp(
     *,
     constants: Sequence[str] = (),
     joint: tuple[tuple[str, ...], Pull] | None = None,
+    sequences: Sequence[str] = (),
     **vjps: Pull,
 ) -> None:
     """Say how `function` is differentiated, by a vector-Jacobian product for each argument.
@@ -215,6 +230,9 @@ def defvjp(
         constants: parameters that may hold a tensor although no gradient flows through them.
         joint: names of several arguments and the one product that returns a tuple of their cotangents,
             where computing them together is cheaper.
+        sequences: arguments that are lists or tuples of arrays and whose product returns as many
+            cotangents. (A product that names `position`, the place of an array in its sequence, is for
+            a sequence as well, and returns the cotangent of that array.)
         **vjps: a vector-Jacobian product for each argument that has a derivative.
 
     Raises:
@@ -229,7 +247,7 @@ def defvjp(
         >>> tg.grad(cube)(2.0)
         12.0
     """
-    RULES[function] = Rule(function, signature, constants, vjps, joint)
+    RULES[function] = Rule(function, signature, constants, vjps, joint, sequences)
 
 
 def constant(*functions: Callable[..., Any]) -> None:
@@ -246,7 +264,15 @@ def refuse(
         RULES[function] = Refused(function, reason, error)
 
 
-def lookup(function: Callable[..., Any]) -> Rule | Constant:
+def composed(function: Callable[..., Any], definition: Callable[..., Any]) -> None:
+    """Declare that a call of `function` on tensors is one of `definition`, which makes simpler calls.
+
+    The definition has the function's signature and is given the call's arguments, tensors and all.
+    """
+    RULES[function] = Composed(function, definition)
+
+
+def lookup(function: Callable[..., Any]) -> Rule | Constant | Composed:
     """Return what is known of `function`.
 
     Raises:

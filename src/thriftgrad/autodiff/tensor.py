@@ -25,7 +25,7 @@ from typing import Any, NoReturn, ParamSpec
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, describe
-from thriftgrad.autodiff.registry import RULES, Resolved, Rule, lookup
+from thriftgrad.autodiff.registry import RULES, Composed, Resolved, Rule, lookup
 from thriftgrad.autodiff.tape import Edge, Fork, Leaf, Node, Output, sweep
 from thriftgrad.errors import (
     DetachError,
@@ -331,7 +331,7 @@ class Tensor:
     def __iter__(self) -> Iterator[Any]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return (self[i] for i in range(len(self)))
+        return iter(dispatch(tuple, (self,), {}))
 
     def __getitem__(self, index: Any) -> Any:
         return dispatch(operator.getitem, (self, index), {})
@@ -529,6 +529,8 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     if kwargs.get("out") is not None:
         _refuse_out(describe(function))
     if type(rule) is not Rule:
+        if type(rule) is Composed:
+            return rule.definition(*args, **kwargs)
         return function(*map(_strip, args), **{name: _strip(v) for name, v in kwargs.items()})
     ready = rule.ready
     floor = _floor.get()
@@ -570,6 +572,9 @@ def _dispatch_any(
     signature = ready.signature
     variadic = signature.variadic
     if variadic is not None:
+        named_first = [name for name in signature.names[len(args) : variadic] if name in kwargs]
+        args = (*args, *(kwargs[name] for name in named_first))
+        kwargs = {name: value for name, value in kwargs.items() if name not in named_first}
         args = (*args[:variadic], args[variadic:])
     for i in ready.sequences:  # an array is a sequence of its parts
         name = signature.names[i]
@@ -593,7 +598,7 @@ def _dispatch_any(
         given = [*positional[:variadic], *positional[variadic]]
     if level == floor:
         return _constant(function(*given, **keywords))
-    values = _bound(ready, function, positional, keywords)
+    values = _bound(ready, function, positional, keywords, given)
     ans = function(*given, **keywords)
     call = (ans, *values)
     edges: list[Edge] = []
@@ -630,20 +635,34 @@ def _edges_of_sequence(
             f"{describe(function)} was given a list or tuple with tensors in it as "
             f"{ready.signature.names[place]!r}; make one tensor of them by np.stack or np.concatenate"
         )
+    nodes = [
+        each.node if isinstance(each, Tensor) and each.level == level else None for each in sequence
+    ]
+    if not ready.sequences[place]:
+        return [(tuple(nodes), pull, pick(call))]
     return [
-        (each.node, pull, pick((*call, position)))  # type: ignore[misc]
-        for position, each in enumerate(sequence)
-        if isinstance(each, Tensor) and each.level == level
+        (node, pull, pick((*call, position)))
+        for position, node in enumerate(nodes)
+        if node is not None
     ]
 
 
 def _bound(
-    ready: Resolved, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ready: Resolved,
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    given: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Bind a call, and refuse in it what the rule does not know."""
+    """Bind a call, and refuse in it what the rule does not know.
+
+    `given` is how the positional arguments were written, where a variadic parameter took some.
+    """
     values = ready.signature.bind(args, kwargs)
     if values is None:
-        function(*args, **kwargs)  # its own TypeError says best what is wrong
+        function(
+            *(args if given is None else given), **kwargs
+        )  # its own TypeError says best what is wrong
         raise NoRuleError(
             f"{describe(function)} was called with arguments that thriftgrad does not know: it takes "
             f"{', '.join(ready.signature.names)}"
@@ -852,10 +871,7 @@ def _strip(value: Any) -> Any:
 
 def _tensors_behind(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Tell whether there is a tensor behind the first argument."""
-    for value in args[1:]:
-        if isinstance(value, Tensor):
-            return True
-    for value in kwargs.values():
+    for value in [*args[1:], *kwargs.values()] if kwargs else args[1:]:  # noqa: SIM110 - half the time
         if isinstance(value, Tensor):
             return True
     return False

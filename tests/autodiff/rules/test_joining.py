@@ -36,10 +36,30 @@ def test_pieces_that_overlap_add_up() -> None:
     np.testing.assert_array_equal(found, [1, 2, 1])
 
 
-def test_block_is_refused_with_a_remedy() -> None:
-    for arrays in (lambda a: [a, a], lambda a: [[a, a], [a, a]]):
-        with pytest.raises(NoRuleError, match=r"np\.hstack .* np\.vstack"):
-            tg.grad(lambda a, arrays=arrays: np.sum(np.block(arrays(a))))(np.ones((2, 2)))
+def test_block_of_nested_lists() -> None:
+    a, b = np.arange(4.0).reshape(2, 2), np.ones(2)
+
+    def f(a, b):
+        return np.sum(np.block([[a, 2.0 * b[:, None]], [b, 5.0]]) ** 3)
+
+    ga, gb = tg.grad(f, argnums=(0, 1))(a, b)
+    np.testing.assert_allclose(ga, 3 * a**2)
+    np.testing.assert_allclose(gb, 24 * b**2 + 3 * b**2)
+    np.testing.assert_allclose(tg.hvp(f)(a, b, np.ones((2, 2))), 6 * a)
+    with pytest.raises(ValueError, match="mismatched"):
+        tg.grad(lambda a: np.sum(np.block([[a], a])))(a)
+
+
+def test_joining_many_arrays_takes_linear_time_and_one_edge() -> None:
+    a = tg.Tensor(np.ones(2))
+    joined = np.concatenate([a] * 1000)
+    assert len(joined.node.edges) == 1
+    np.sum(joined).backward()
+    assert a.grad.tolist() == [1000.0, 1000.0]
+    rows = tg.Tensor(np.ones((1000, 3)))
+    first, *_ = rows
+    assert len(first.node.edges) == 1
+    np.stack(arrays=rows)  # a tensor by keyword is a sequence of its rows too
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import thriftgrad as tg
-from thriftgrad.errors import DetachError, NoRuleError
+from thriftgrad.errors import DetachError, InPlaceError, NoRuleError
 
 TIED = np.array([2.0, 1.0, 2.0, 1.0, 3.0])
 
@@ -118,7 +118,7 @@ def test_select_takes_the_first_condition_that_holds() -> None:
     ],
 )
 def test_writing_is_refused(write) -> None:
-    with pytest.raises(NoRuleError, match="is not differentiated: it writes"):
+    with pytest.raises(InPlaceError, match="is not differentiated: it writes"):
         write(tg.Tensor(TIED))
 
 

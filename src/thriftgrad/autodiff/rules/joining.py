@@ -1,19 +1,21 @@
 """Derivatives of functions that join arrays or take them apart.
 
 Of a joined array each part receives its own piece of the cotangent; of one that was taken apart the
-pieces are joined again. `position` is the place of an array in the sequence.
+pieces are joined again.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array
-from thriftgrad.autodiff.registry import defvjp, refuse
+from thriftgrad.autodiff.registry import composed, defvjp
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.rules.shaping import along
+from thriftgrad.autodiff.tensor import Tensor
 
 Shape = tuple[int, ...]
 
@@ -22,25 +24,26 @@ Shape = tuple[int, ...]
 defvjp(
     np.concatenate,
     "arrays, axis=0, out=None, dtype=None, casting='same_kind'",
-    arrays=lambda g, arrays_shape, axis, position: _piece(g, arrays_shape, axis, position),
+    sequences=("arrays",),
+    arrays=lambda g, arrays_shape, axis: _pieces(g, arrays_shape, axis),
 )
-defvjp(np.stack, arrays=lambda g, axis, position: g[along(axis % g.ndim, position)])
-defvjp(np.hstack, tup=lambda g, tup_shape, position: _hstacked(g, tup_shape, position))
-defvjp(np.vstack, tup=lambda g, tup_shape, position: _piece(g, tup_shape, 0, position, _row))
-defvjp(np.dstack, tup=lambda g, tup_shape, position: _piece(g, tup_shape, 2, position, _deep))
+defvjp(np.stack, sequences=("arrays",), arrays=lambda g, axis: list(np.moveaxis(g, axis, 0)))
+defvjp(np.hstack, sequences=("tup",), tup=lambda g, tup_shape: _hstacked(g, tup_shape))
+defvjp(np.vstack, sequences=("tup",), tup=lambda g, tup_shape: _pieces(g, tup_shape, 0, _row))
+defvjp(np.dstack, sequences=("tup",), tup=lambda g, tup_shape: _pieces(g, tup_shape, 2, _deep))
 defvjp(
-    np.column_stack, tup=lambda g, tup_shape, position: _piece(g, tup_shape, 1, position, _column)
+    np.column_stack,
+    sequences=("tup",),
+    tup=lambda g, tup_shape: _pieces(g, tup_shape, 1, _column),
 )
 defvjp(
     np.append,
-    arr=lambda g, arr_shape, values_shape, axis: _piece(g, (arr_shape, values_shape), axis, 0),
-    values=lambda g, arr_shape, values_shape, axis: _piece(g, (arr_shape, values_shape), axis, 1),
+    joint=(
+        ("arr", "values"),
+        lambda g, arr_shape, values_shape, axis: _pieces(g, (arr_shape, values_shape), axis),
+    ),
 )
-refuse(
-    "its nested lists hide the arrays from the tape; join rows by np.hstack (or np.concatenate with "
-    "axis=-1) and then the rows by np.vstack (or axis=-2)",
-    np.block,
-)
+composed(np.block, lambda arrays: _block(arrays))
 
 # Taking apart
 
@@ -83,25 +86,27 @@ defvjp(
 defvjp(np.delete, arr=lambda g, arr_shape, obj, axis: _undeleted(g, arr_shape, obj, axis))
 
 
-def _piece(
+def _pieces(
     g: Array,
     shapes: Sequence[Any],
     axis: int | None,
-    position: int,
-    form: Callable[[Shape], Shape] | None = None,
-) -> Array:
-    """Return the part of g that belongs to the array at `position`, in that array's shape.
+    form: Callable[[Shape], Shape] = lambda shape: shape,
+) -> list[Array]:
+    """Return the parts of g that belong to the arrays of these shapes, each in its array's shape.
 
     `form` is the shape in which an array of some shape is joined, if that is another one.
     """
-    own = _shape(shapes[position])
+    own = [_shape(shape) for shape in shapes]
     if axis is None:
-        start = sum(prod(_shape(shape)) for shape in shapes[:position])
-        return np.reshape(g[start : start + prod(own)], own)
-    form = form or _shape
-    start = sum(form(_shape(shape))[axis] for shape in shapes[:position])
-    part = g[along(axis % g.ndim, slice(start, start + form(own)[axis]))]
-    return part if form is _shape else np.reshape(part, own)
+        lengths, axis = [prod(shape) for shape in own], 0
+    else:
+        lengths, axis = [form(shape)[axis] for shape in own], axis % g.ndim
+    ends = [0, *accumulate(lengths)]
+    parts = [g[along(axis, slice(*between))] for between in pairwise(ends)]
+    return [
+        part if part.shape == shape else np.reshape(part, shape)
+        for part, shape in zip(parts, own, strict=True)
+    ]
 
 
 def _shape(shape: Any) -> Shape:
@@ -111,10 +116,35 @@ def _shape(shape: Any) -> Shape:
     return shape  # type: ignore[no-any-return]
 
 
-def _hstacked(g: Array, shapes: Sequence[Any], position: int) -> Array:
+def _hstacked(g: Array, shapes: Sequence[Any]) -> list[Array]:
     if len(_shape(shapes[0])) > 1:
-        return _piece(g, shapes, 1, position)
-    return _piece(g, shapes, 0, position, lambda shape: shape or (1,))
+        return _pieces(g, shapes, 1)
+    return _pieces(g, shapes, 0, lambda shape: shape or (1,))
+
+
+def _block(arrays: Any) -> Array:
+    """Join nested lists of arrays from the inside out, the innermost along the last axis."""
+    values = _mapped(lambda a: a.value if isinstance(a, Tensor) else a, arrays)
+    np.block(values)  # its own errors say best what does not fit
+    depth, inner = 0, arrays
+    while isinstance(inner, list):
+        depth, inner = depth + 1, inner[0]
+    ranks: list[int] = []
+    _mapped(lambda a: ranks.append(np.ndim(a)), arrays)
+    rank = max(depth, *ranks)
+
+    def joined(part: Any, axis: int) -> Array:
+        if isinstance(part, list):
+            return np.concatenate([joined(each, axis + 1) for each in part], axis=axis)
+        return np.reshape(part, (1,) * (rank - np.ndim(part)) + np.shape(part))
+
+    return joined(arrays, -depth)
+
+
+def _mapped(function: Callable[[Any], Any], nested: Any) -> Any:
+    if isinstance(nested, list):
+        return [_mapped(function, each) for each in nested]
+    return function(nested)
 
 
 def _row(shape: Shape) -> Shape:

@@ -17,6 +17,7 @@ from thriftgrad.autodiff.adjoint import Array
 from thriftgrad.autodiff.registry import defvjp, refuse
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.transforms import vjp
+from thriftgrad.errors import InPlaceError
 
 
 def _if_known(function: Callable[..., Any], *names: str) -> list[str]:
@@ -92,6 +93,7 @@ refuse(
     "it writes into its first argument, where a derivative may still need the old values; build a new "
     "array instead, with np.where, np.select, np.concatenate or np.stack",
     *(np.put, np.place, np.putmask, np.copyto, np.put_along_axis, np.fill_diagonal),
+    error=InPlaceError,
 )
 
 

@@ -30,6 +30,7 @@ from thriftgrad.autodiff.rules.reductions import (
     shared,
     spread,
 )
+from thriftgrad.errors import InPlaceError
 
 _REDUCE = "array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True"
 _ACCUMULATE = "array, axis=0, dtype=None, out=None"
@@ -164,6 +165,7 @@ refuse(
     "it writes into its first argument, where a derivative may still need the old values; add, "
     "multiply, ... on new arrays instead (np.where, np.bincount with weights=, indexing)",
     *(f.at for f in vars(np).values() if isinstance(f, np.ufunc) and f.signature is None),
+    error=InPlaceError,
 )
 
 

@@ -1,0 +1,97 @@
+"""`thriftgrad check`: a run's model, and functions in a module."""
+
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from thriftgrad.check import GradientError
+from thriftgrad.cli.check import check
+from thriftgrad.errors import ConfigError
+
+MODULE = """
+import numpy as np
+
+def loss(w, b):
+    return np.sum(np.tanh(w @ b))
+
+def line(p, x):
+    return np.mean(x @ p["w"])
+
+data = ({"w": np.ones(2)}, np.ones((5, 2)))
+
+def make():
+    return data
+
+def right(p, x):
+    return {"w": x.mean(axis=0)}
+
+def wrong(p, x):
+    return {"w": -x.mean(axis=0)}
+
+number = 3.0
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "checked_module.py").write_text(MODULE)
+    app = typer.Typer()
+    app.command()(check)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(each) for each in arguments])
+
+    yield run
+    sys.modules.pop("checked_module", None)
+
+
+def test_a_run(run, run_folder):
+    result = run(run_folder, "--examples", 4)
+    assert result.exit_code == 0, result.output
+    assert "model.0.weight" in result.stdout
+    assert "ok" in result.stdout.splitlines()[0]
+
+
+def test_a_function_with_drawn_arguments(run):
+    result = run("checked_module:loss", "--shape", "3,4", "--shape", "4", "--second-order")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("gradient of loss, ")
+    assert "(H·v)b" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["data", "make"])
+def test_a_gradient_written_by_hand(run, name):
+    assert run("checked_module:line", "--args", name, "--gradient", "right").exit_code == 0
+    result = run("checked_module:line", "--args", name, "--gradient", "wrong")
+    assert isinstance(result.exception, GradientError)
+    assert "probably sign" in result.stdout
+
+
+def test_another_library(run):
+    pytest.importorskip("autograd")
+    result = run("checked_module:line", "--args", "data", "--with", "autograd")
+    assert "against autograd: ok" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["checked_module:loss"], "what to call it with"),
+        (["checked_module:loss", "--shape", "3", "--args", "data"], "what to call it with"),
+        (["checked_module:loss", "--shape", "3,x"], "expected whole numbers"),
+        (["checked_module:loss", "--args", "none"], "nothing called 'none'"),
+        (["checked_module:loss", "--args", "number"], "expected a tuple"),
+        (["checked_module:number", "--shape", "3"], "expected a function"),
+        (["no_such_module:loss", "--shape", "3"], "no module 'no_such_module'"),
+        (["nothing_here"], "holds no run"),
+        (["nothing_here", "--shape", "3"], "taken for the folder of a run"),
+    ],
+)
+def test_what_makes_no_sense(run, arguments, message):
+    result = run(*arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert message in str(result.exception)

@@ -6,33 +6,46 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TESTED := .venv/.installed-for-tests
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install train test format benchmarks clean
+# With one thread, matrix products of this size are as fast, and steady beside other work.
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: install train test oracle format benchmarks clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "thriftgrad needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+		{ echo "thriftgrad needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+$(TESTED): $(INSTALLED)
+	$(PIP) --group dev --group oracle
 	@touch $@
 
 train: $(INSTALLED)
 	$(BIN)/thriftgrad train
 
-test: $(INSTALLED)
+test: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-format: $(INSTALLED)
+# Random programs against JAX: 5,000 of them, half an hour; `make test` runs a share.
+oracle: $(TESTED)
+	ORACLE_PROGRAMS=5000 $(BIN)/pytest tests/oracle
+
+format: $(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(INSTALLED)
+benchmarks: $(TESTED)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/experiments.py
 

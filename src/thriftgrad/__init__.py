@@ -21,12 +21,13 @@ from thriftgrad.autodiff import (
 )
 
 if TYPE_CHECKING:
-    from thriftgrad import data, nn, optim, plots, train, tree
+    from thriftgrad import check, data, nn, optim, plots, train, tree
 
 __version__ = "0.1.0"
 __all__ = [
     "Parameter",
     "Tensor",
+    "check",
     "data",
     "defvjp",
     "elementwise_grad",
@@ -47,7 +48,7 @@ __all__ = [
     "vjp",
 ]
 
-_ROOMS = {"data", "nn", "optim", "plots", "train", "tree"}
+_ROOMS = {"check", "data", "nn", "optim", "plots", "train", "tree"}
 
 
 def __getattr__(name: str) -> Any:

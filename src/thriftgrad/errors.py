@@ -30,6 +30,14 @@ class FreedTapeError(ThriftgradError, RuntimeError):
     """A second backward pass over a tape whose residuals the first one has released."""
 
 
+class GradientError(ThriftgradError, AssertionError):
+    """A gradient that is not the derivative of the function's values."""
+
+
+class MissingExtraError(ThriftgradError, ImportError):
+    """A library that only an extra of thriftgrad brings, and that is not installed."""
+
+
 class DataError(ThriftgradError, ValueError):
     """A data file or data array that is not what it should be."""
 

@@ -17,7 +17,7 @@ import thriftgrad as tg
 jax = pytest.importorskip("jax", reason="JAX is not installed: make oracle installs it")
 jnp = jax.numpy
 
-PROGRAMS = int(os.environ.get("ORACLE_PROGRAMS", "60"))
+PROGRAMS = int(os.environ.get("ORACLE_PROGRAMS", "40"))
 TOLERANCE = 1e-9
 
 

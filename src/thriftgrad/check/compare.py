@@ -24,7 +24,7 @@ from thriftgrad.check.given import Analytic
 from thriftgrad.check.problem import Problem
 from thriftgrad.check.report import Report
 from thriftgrad.check.torch_names import TorchNumpy
-from thriftgrad.errors import ConfigError
+from thriftgrad.errors import ConfigError, MissingExtraError
 
 LIBRARIES = ("autograd", "jax", "torch")
 
@@ -58,7 +58,7 @@ def compare(
     Raises:
         ConfigError: another name, a function that is not plain NumPy, one that the library cannot
             run, or one whose value is another there.
-        ImportError: the library is not installed.
+        MissingExtraError: the library is not installed.
 
     Example:
         >>> import numpy as np
@@ -74,7 +74,7 @@ def compare(
     try:
         other, found = _BACKENDS[with_](function, problem.args, tuple(problem.positions))
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"compare(with_={with_!r}) needs {with_}, which is not installed: pip install {with_}"
         ) from error
     if not abs(other - value) <= 1e-9 * (abs(other) + abs(value)):

@@ -9,7 +9,6 @@ of the gradient, laid out as one vector of real numbers.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,7 +104,7 @@ class Problem:
             for i, (leaf, path) in enumerate(
                 zip(leaves, tree.paths(self.args[position], names[position]), strict=True)
             ):
-                self.variables.append(_variable(leaf, _readable(path)))
+                self.variables.append(_variable(leaf, path))
                 self._homes.append((position, i))
         if not self.variables:
             raise ConfigError(
@@ -285,7 +284,3 @@ def _argument_names(function: Callable[..., Any], given: int) -> list[str]:
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in parameters if p.kind in plain]
     return [*names, *(f"args[{i}]" for i in range(len(names), given))]
-
-
-def _readable(path: str) -> str:
-    return re.sub(r"\[<flat index '(.*?)'>\]", r".\1", path)

@@ -8,13 +8,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple, Self
 
-from thriftgrad.errors import ThriftgradError
+from thriftgrad.errors import GradientError
 
 WIDTH = 100
-
-
-class GradientError(ThriftgradError, AssertionError):
-    """A gradient that is not the derivative of the function's values."""
 
 
 @dataclass(frozen=True)

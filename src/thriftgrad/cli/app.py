@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from thriftgrad import __version__
+from thriftgrad.cli._threads import one_blas_thread
 from thriftgrad.cli.check import check
 from thriftgrad.cli.coverage import coverage
 from thriftgrad.cli.evaluate import evaluate
@@ -51,7 +52,8 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with one_blas_thread():
+                command(*args, **kwargs)
         except (ThriftgradError, OSError, ImportError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error

@@ -13,7 +13,7 @@ from thriftgrad import nn
 from thriftgrad import train as training
 from thriftgrad.cli._config import Config
 from thriftgrad.cli.evaluate import trained
-from thriftgrad.errors import DataError
+from thriftgrad.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +68,7 @@ def _read(path: Path, shape: list[int], background: float) -> tuple[NDArray[Any]
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             "reading pictures needs pillow, which is not installed: pip install 'thriftgrad[cli]'"
         ) from error
     try:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from thriftgrad.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,12 +33,12 @@ def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches that belongs to nobody: no window, no list of open figures.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             "plots need matplotlib, which is not installed: pip install 'thriftgrad[plots]'"
         ) from error
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")

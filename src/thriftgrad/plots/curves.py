@@ -38,7 +38,7 @@ def curves(
 
     Raises:
         ConfigError: there is nothing to draw.
-        ImportError: matplotlib is missing.
+        MissingExtraError: matplotlib is missing.
         OSError: the file cannot be written.
 
     Example:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import thriftgrad as tg
-from thriftgrad.errors import NoRuleError
 
 
 def test_a_tensor_is_a_sequence_of_its_rows() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import thriftgrad as tg
-from thriftgrad.errors import DetachError, InPlaceError, NoRuleError
+from thriftgrad.errors import DetachError, InPlaceError
 
 TIED = np.array([2.0, 1.0, 2.0, 1.0, 3.0])
 

@@ -1,11 +1,14 @@
 """What the tape costs: microseconds for each recorded operation, forward and reverse.
 
-Each row is a chain of one operation. "bare" is the NumPy calls alone: the forward call, with its result
-kept where the derivative needs it, and the calls of the derivative rule. "traced" is the chain on a
-tensor, `backward` included. The difference is what thriftgrad adds. The two take turns in one run, and
-each figure is a median.
+First against NumPy, then beside autograd, MyGrad and PyTorch where they are installed.
 
-    python benchmarks/overhead.py
+In the first table each row is a chain of one operation. "bare" is the NumPy calls alone: the forward
+call, with its result kept where the derivative needs it, and the calls of the derivative rule. "traced"
+is the chain on a tensor, `backward` included. The difference is what thriftgrad adds. The two take turns
+in one run, and each figure is a median. In the second, the same chains on arrays of 100 × 30 in each
+library, float64, one thread, taking turns; the last column is thriftgrad's time by autograd's.
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/overhead.py
 """
 
 import gc
@@ -13,14 +16,16 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import thriftgrad as tg
 
 LENGTH = 100  # short enough for what is kept to stay in the cache
-REPEATS = 101
+REPEATS = 51
 
 
 class Chain(NamedTuple):
@@ -93,6 +98,103 @@ def medians(*functions: Callable[[], None]) -> list[float]:
     return [statistics.median(its) for its in times]
 
 
+class Peer(NamedTuple):
+    """A library: its functions under NumPy's names, a leaf made of an array, and its reverse pass."""
+
+    np: Any
+    run: Callable[[Callable, np.ndarray], None]
+
+
+def peers() -> dict[str, Peer]:
+    """Return thriftgrad and every peer that is installed."""
+
+    def thriftgrad_run(chain: Callable, x: np.ndarray) -> None:
+        chain(tg.Tensor(x)).backward(np.ones_like(x))
+
+    found = {"thriftgrad": Peer(np, thriftgrad_run)}
+    if find_spec("autograd"):
+        import autograd
+        import autograd.numpy
+
+        def autograd_run(chain: Callable, x: np.ndarray) -> None:
+            pullback, value = autograd.make_vjp(chain)(x)
+            pullback(np.ones_like(value))
+
+        found["autograd"] = Peer(autograd.numpy, autograd_run)
+    if find_spec("mygrad"):
+        import mygrad
+
+        def mygrad_run(chain: Callable, x: np.ndarray) -> None:
+            chain(mygrad.tensor(x)).backward(np.ones_like(x))
+
+        found["MyGrad"] = Peer(mygrad, mygrad_run)
+    if find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(1)
+        names = SimpleNamespace(
+            tanh=torch.tanh,
+            sin=torch.sin,
+            exp=torch.exp,
+            sqrt=torch.sqrt,
+            matmul=torch.matmul,
+            sum=lambda t, axis, keepdims: torch.sum(t, dim=axis, keepdim=keepdims),
+            maximum=lambda t, y: torch.maximum(t, torch.tensor(y, dtype=t.dtype)),
+            reshape=torch.reshape,
+            array=torch.tensor,
+        )
+
+        def torch_run(chain: Callable, x: np.ndarray) -> None:
+            chain(torch.tensor(x, requires_grad=True)).backward(
+                torch.ones(x.shape, dtype=torch.float64)
+            )
+
+        found["PyTorch"] = Peer(names, torch_run)
+    return found
+
+
+def side_by_side() -> None:
+    """Print what an operation takes in each library, on arrays of 100 × 30."""
+    x = np.full((100, 30), 0.3)
+    libraries = peers()
+    constants = {name: getattr(peer.np, "array", np.array) for name, peer in libraries.items()}
+    rows: dict[str, Callable[[Any, Any, Any], Any]] = {
+        "t + c": lambda np, t, c: t + c,
+        "t * 0.999": lambda np, t, c: t * 0.999,
+        "t * t + c": lambda np, t, c: t * t + c,
+        "t / c": lambda np, t, c: t / c,
+        "tanh": lambda np, t, c: np.tanh(t),
+        "sin": lambda np, t, c: np.sin(t),
+        "exp": lambda np, t, c: np.exp(t * -0.5),
+        "maximum": lambda np, t, c: np.maximum(t, 0.0),
+        "reshape": lambda np, t, c: np.reshape(t, (100, 30)),
+        "t[:]": lambda np, t, c: t[:],
+        "t - sum of rows": lambda np, t, c: t - np.sum(t, axis=1, keepdims=True) * 0.01,
+        "t @ w": lambda np, t, c: t @ c[:30],
+    }
+    two_calls = {"t * t + c", "exp", "t - sum of rows"}
+    print(
+        f"\n{'µs an operation, 100 × 30':<26}"
+        + "".join(f"{name:>12}" for name in libraries)
+        + "  of autograd"
+    )
+    for row, operation in rows.items():
+        calls = {"t - sum of rows": 3}.get(row, 2 if row in two_calls else 1)
+
+        def chain(t: Any, peer: Peer, c: Any, operation: Callable = operation) -> Any:
+            for _ in range(LENGTH):
+                t = operation(peer.np, t, c)
+            return t
+
+        functions = []
+        for name, peer in libraries.items():
+            c = constants[name](np.full((100, 30), 1.001) if row != "t @ w" else np.eye(30))
+            functions.append(partial(peer.run, partial(chain, peer=peer, c=c), x))
+        times = dict(zip(libraries, (t / calls for t in medians(*functions)), strict=True))
+        ratio = f"{times['thriftgrad'] / times['autograd']:.2f}" if "autograd" in times else ""
+        print(f"{row:<26}" + "".join(f"{t:>12.2f}" for t in times.values()) + f"{ratio:>13}")
+
+
 def main() -> None:
     """Print the table."""
     gc.disable()  # as timeit does
@@ -111,3 +213,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    side_by_side()

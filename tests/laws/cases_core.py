@@ -13,6 +13,7 @@ from laws.harness import (
     real,
 )  # fmt: skip
 
+from thriftgrad.autodiff.rules.elementwise import chosen
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.tensor import cast
 
@@ -56,6 +57,8 @@ ELEMENTWISE = [
     case(np.copysign, real(3), np.array([1.0, -1.0, 1.0])),
     *(case(f, distinct(3, 4), above_one(4)) for f in (np.maximum, np.minimum, np.fmax, np.fmin)),
     case(np.where, MASK, real(3, 4), real(4)),
+    case(chosen, real(3, 4), MASK),
+    case(chosen, complex_(3, 4), MASK),
     case(np.clip, real(3, 4), -0.5, 0.5),
     case(np.clip, real(3, 4), -positive(4).draw(np.random.default_rng(0)), positive(4)),
     case(np.clip, real(3, 4), None, real(4)),

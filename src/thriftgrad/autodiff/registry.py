@@ -65,7 +65,11 @@ class Rule:
             return self._plans[mask]
         except KeyError:
             ready = self.ready
-            plan = tuple((i, *ready.vjp(i)) for i in range(mask.bit_length()) if mask >> i & 1)
+            plan = tuple(
+                (i, *ready.vjp(i))
+                for i in range(mask.bit_length())
+                if mask >> i & 1 and i not in ready.constants
+            )
             self._plans[mask] = plan
             return plan
 
@@ -125,11 +129,9 @@ class Resolved:
             self.joint = tuple(names.index(name) for name in arguments), resolve(pull)
             named.update(arguments)
         named |= {name.removesuffix("_shape") for name in named}
-        # Whether there are no sequences, constants or joint products; and whether, beside that, the
-        # first argument is the only one that a gradient can flow to.
-        self.plain = not (
-            self.joint or self.sequences or rule.constants or signature.variadic is not None
-        )
+        # Whether there are no sequences or joint products; and whether, beside that, the first argument
+        # is the only one that a gradient can flow to.
+        self.plain = not (self.joint or self.sequences or signature.variadic is not None)
         self.only_first = self.plain and set(self.vjps) == {0}
         # What neither the rule nor the engine minds must be left at its default.
         self.checked = tuple(

@@ -108,7 +108,14 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
         for parent, pull, residuals in edges:  # type: ignore[union-attr]
             part = pull(g, *residuals)
             kind = type(parent)
-            if kind is Node or kind is Leaf:
+            if (
+                kind is Node
+                and parent not in cotangents
+                and part.shape == parent.shape  # type: ignore[union-attr]
+                and part.dtype is parent.dtype  # type: ignore[union-attr]
+            ):
+                cotangents[parent] = part  # what `_send` would do, without the call
+            elif kind is Node or kind is Leaf:
                 _send(parent, part, g, cotangents)  # type: ignore[arg-type]
             elif kind is tuple:
                 for each, its in zip(parent, part, strict=True):  # type: ignore[arg-type]

@@ -235,13 +235,12 @@ class Tensor:
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Record a call of a ufunc (NEP 13)."""
+        if not kwargs and method == "__call__":
+            return evaluate(ufunc, ufunc, inputs)
         if kwargs.get("out") is not None:
             _refuse_out(describe(ufunc))
         if method != "__call__":
-            bound = getattr(ufunc, method)
-            return dispatch(bound, inputs, kwargs)
-        if not kwargs:
-            return evaluate(ufunc, ufunc, inputs)
+            return dispatch(getattr(ufunc, method), inputs, kwargs)
         known = kwargs.keys() & {"where", "dtype", "casting", "order", "subok", "out"}
         if len(known) < len(kwargs):
             unknown = ", ".join(f"{k}={kwargs[k]!r}" for k in kwargs.keys() - known)

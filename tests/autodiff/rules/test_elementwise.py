@@ -275,3 +275,16 @@ def test_no_rule_warns_where_its_function_does_not() -> None:
         warnings.simplefilter("error")
         for f in (np.sin, np.cos, np.exp, np.tanh, np.arctan, np.arcsinh, np.absolute, np.sign):
             assert np.isfinite(tg.grad(lambda x, f=f: np.sum(f(x)))(x)).all()
+
+
+def test_a_clamp_before_an_infinite_slope_is_not_nan() -> None:
+    """√max(x, 0): at x < 0 the slope of the root is infinite and the share of x is none of it."""
+    x = np.array([-1.0, 4.0])
+    with np.errstate(divide="ignore"):
+        for clamp in (
+            lambda x: np.maximum(x, 0.0),
+            lambda x: np.clip(x, 0.0, None),
+            lambda x: np.where(x > 0, x, 0.0),
+        ):
+            g = tg.grad(lambda x, clamp=clamp: np.sum(np.sqrt(clamp(x))))(x)
+            np.testing.assert_array_equal(g, [0.0, 0.25])

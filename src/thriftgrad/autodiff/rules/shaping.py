@@ -31,7 +31,9 @@ defvjp(
     np.reshape,
     "a, shape=None, order='C', newshape=None, copy=None",
     constants=("shape", "newshape", "copy"),
-    a=lambda g, a_shape, order, copy: np.reshape(g, a_shape, order=_kept(order)),
+    a=lambda g, a_shape, order: (
+        g.reshape(a_shape) if order == "C" else np.reshape(g, a_shape, order=_kept(order))
+    ),
 )
 defvjp(np.ravel, a=lambda g, a_shape, order: np.reshape(g, a_shape, order=_kept(order)))
 defvjp(np.transpose, a=lambda g, axes: np.transpose(g, _inverse(axes)))

@@ -279,12 +279,33 @@ def test_no_rule_warns_where_its_function_does_not() -> None:
 
 def test_a_clamp_before_an_infinite_slope_is_not_nan() -> None:
     """√max(x, 0): at x < 0 the slope of the root is infinite and the share of x is none of it."""
-    x = np.array([-1.0, 4.0])
-    with np.errstate(divide="ignore"):
-        for clamp in (
-            lambda x: np.maximum(x, 0.0),
-            lambda x: np.clip(x, 0.0, None),
-            lambda x: np.where(x > 0, x, 0.0),
-        ):
-            g = tg.grad(lambda x, clamp=clamp: np.sum(np.sqrt(clamp(x))))(x)
-            np.testing.assert_array_equal(g, [0.0, 0.25])
+    for times in (1, 20_000):  # small and large arrays go different ways
+        x = np.tile([-1.0, 4.0], times)
+        with np.errstate(divide="ignore"):
+            for clamp in (
+                lambda x: np.maximum(x, 0.0),
+                lambda x: np.clip(x, 0.0, None),
+                lambda x: np.where(x > 0, x, 0.0),
+            ):
+                g = tg.grad(lambda x, clamp=clamp: np.sum(np.sqrt(clamp(x))))(x)
+                np.testing.assert_array_equal(g, np.tile([0.0, 0.25], times))
+
+
+def test_large_arrays_choose_as_small_ones_do() -> None:
+    rng = np.random.default_rng(0)
+    x, y, c = rng.normal(size=(3, 20_000)).round(1)  # with many ties
+    for f in (
+        np.maximum,
+        np.minimum,
+        lambda x, y: np.where(x > y, x, y),
+        lambda x, y: np.clip(x, -0.5, y),
+    ):
+        whole = tg.grad(lambda x, y, f=f: np.sum(c * f(x, y)), argnums=(0, 1))(x, y)
+        parts = [
+            tg.grad(lambda x, y, f=f, i=i: np.sum(c[i : i + 100] * f(x, y)), argnums=(0, 1))(
+                x[i : i + 100], y[i : i + 100]
+            )
+            for i in range(0, 20_000, 100)
+        ]
+        for k in (0, 1):
+            np.testing.assert_array_equal(whole[k], np.concatenate([part[k] for part in parts]))

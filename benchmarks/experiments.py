@@ -84,10 +84,15 @@ def main() -> int:
 
 
 def network(
-    *widths: int, activation: Callable, weight: Callable, bias: Callable, last: bool
+    *widths: int,
+    activation: Callable,
+    weight: Callable,
+    bias: Callable,
+    last: bool,
+    seed: int = 0,
 ) -> Model:
     """Return dense layers of these widths with an activation between them, and after the `last`."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     layers: list[Callable] = []
     for n, m in pairwise(widths):
         layers += [Linear(n, m, init=weight, bias_init=bias, rng=rng), activation]

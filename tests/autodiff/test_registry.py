@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 
 import thriftgrad as tg
-from thriftgrad.autodiff.registry import RULES, constant, refuse
+from thriftgrad.autodiff.registry import constant, refuse
 from thriftgrad.errors import DetachError, NoRuleError
 
-
-@pytest.fixture(autouse=True)
-def _rules_are_put_back():
-    before = dict(RULES)
-    yield
-    RULES.clear()
-    RULES.update(before)
+pytestmark = pytest.mark.usefixtures("rules_put_back")
 
 
 def test_a_rule_of_ones_own() -> None:

@@ -6,7 +6,6 @@ from laws import test_laws as laws
 from laws.harness import case, complex_, real
 
 import thriftgrad as tg
-from thriftgrad.autodiff.registry import RULES
 
 PLANTED = {
     "sign": dict(x=lambda g, y: -g * y, y=lambda g, x: g * x),
@@ -32,12 +31,7 @@ def _scribble(x):
     return x if isinstance(x, np.ndarray) and x.flags.writeable else None
 
 
-@pytest.fixture(autouse=True)
-def _rules_are_put_back():
-    before = dict(RULES)
-    yield
-    RULES.clear()
-    RULES.update(before)
+pytestmark = pytest.mark.usefixtures("rules_put_back")
 
 
 @pytest.mark.parametrize("fault", PLANTED)

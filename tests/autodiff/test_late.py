@@ -28,3 +28,15 @@ def test_a_rule_of_ones_own_stays_when_its_table_comes() -> None:
         "print(tg.grad(sp.erfc)(0.0) < 0, tg.grad(sp.erf)(0.0))"
     )
     assert run(code).split() == ["True", "7.0"]
+
+
+def test_threads_that_load_a_table_together() -> None:
+    code = (
+        "import threading, thriftgrad as tg, scipy.special as sp\n"
+        "right = []\n"
+        "def work(): right.append(abs(tg.grad(sp.expit)(0.0) - 0.25) < 1e-12)\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "print(right.count(True))"
+    )
+    assert run(code).strip() == "8"

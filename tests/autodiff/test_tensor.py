@@ -1,9 +1,14 @@
 """Tensor and Parameter: recording, and refusing what would go wrong in silence."""
 
 import copy
+import gc
 import math
 import operator
 import pickle
+import warnings
+import weakref
+from collections import deque, namedtuple
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -65,7 +70,14 @@ def test_a_cotangent_has_the_shape_of_its_tensor() -> None:
         t.backward(np.ones(3))
     with pytest.raises(DifferentiationError, match="complex"):
         (tg.Tensor(1.0) * 1j).backward()
-    t.backward(tg.Tensor(np.ones((2, 3))))
+    with pytest.raises(DifferentiationError, match="complex gradient"):
+        t.backward(np.ones((2, 3)) * 1j)
+    with pytest.raises(DetachError, match="plain cotangent"):
+        t.backward(tg.Tensor(np.ones((2, 3))))
+    with tg.no_grad():
+        t.backward(tg.Tensor(np.ones((2, 3))))
+    with pytest.raises(DifferentiationError, match=r"\(3,\).*\(2,\)"):
+        tg.Tensor(np.ones(2)).grad = np.ones(3)
 
 
 def test_backward_inside_a_transform_is_refused() -> None:
@@ -372,3 +384,104 @@ def test_representations() -> None:
     seen = []
     tg.grad(tg.grad(lambda x: seen.append(repr(x)) or x * x))(1.0)
     assert seen == ["Tensor(1., dtype=float64)"]
+
+
+# What would go wrong in silence
+
+
+def test_results_that_cannot_carry_a_gradient() -> None:
+    w = tg.Tensor(np.zeros(2))
+    table = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=object)
+    for call in (
+        lambda: table @ w,
+        lambda: np.concatenate([w, table[0]]),
+        lambda: w.astype(object),
+    ):
+        with pytest.raises(DetachError, match=r"object.*astype\(float\)"):
+            call()
+    with pytest.raises(TypeError):
+        w * Fraction(1, 2)
+
+
+def test_arrays_with_an_arithmetic_of_their_own() -> None:
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(DifferentiationError, match=r"MaskedArray.*np\.asarray"):
+        tg.grad(np.mean)(masked)
+    with pytest.raises(DetachError, match="MaskedArray"):
+        tg.Tensor(np.ones(2)) - masked
+    with warnings.catch_warnings(), pytest.raises(DetachError, match="matrix"):
+        warnings.simplefilter("ignore")  # NumPy's own advice against them
+        tg.Tensor(np.ones((2, 2))) * np.matrix([[1.0, 2.0], [3.0, 4.0]])
+    mapped = np.ones(3).view(np.memmap)
+    np.sum(tg.Tensor(np.ones(3)) * mapped).backward()
+
+
+def test_a_parameter_changed_before_the_backward_pass() -> None:
+    d, g = tg.Parameter([2.0], name="d"), tg.Parameter([3.0], name="g")
+    score = np.sum(d * (g * 1.5))
+    one, two = score * 1.0, score * -1.0
+    one.backward(retain=True)
+    tg.optim.SGD([d], lr=0.1).step()
+    with pytest.raises(InPlaceError, match="changed in place"):
+        two.backward()
+    w = tg.Parameter(np.ones((2, 2)), name="w")
+    loss = np.sum((np.ones((1, 2)) @ w.T) @ w)  # w is held as a view, too
+    w.touch()
+    with pytest.raises(InPlaceError, match="changed in place"):
+        loss.backward()
+    np.sum(w * w).backward()
+    linear = np.sum(np.ones((1, 2)) @ w)  # nothing of w is needed for its own gradient
+    w.touch()
+    linear.backward()
+
+
+def test_gradients_of_forks_keep_to_themselves() -> None:
+    a, b = tg.Tensor(np.array([1.5, 2.5])), tg.Tensor(np.array([0.5, 0.7]))
+    np.sum(np.modf(a)[0] + np.modf(b)[0]).backward()
+    assert a.grad is not b.grad
+    seed = np.ones(2)
+    np.modf(b)[0].backward(seed)
+    assert not np.shares_memory(b.grad, seed)
+
+
+def test_no_grad_in_interleaved_generators() -> None:
+    def frames(n):
+        with tg.no_grad():
+            yield from range(n)
+
+    a, b = frames(2), frames(3)
+    next(a), next(b)
+    list(a), list(b)
+    w = tg.Parameter(1.0, name="w")
+    (w * 2.0).backward()
+    assert w.grad == 2.0
+
+
+def test_a_tensor_as_a_mask() -> None:
+    t = tg.Tensor(np.ones(3))
+    with pytest.raises(NoRuleError, match="t > 0"):
+        np.sin(np.ones(3), where=t)
+
+
+def test_sequences_of_other_kinds() -> None:
+    t = tg.Tensor(np.ones(2))
+    assert np.stack(deque([t, t])).shape == (2, 2)
+    Pair = namedtuple("Pair", "a b")
+    assert np.concatenate(Pair(t, t)).shape == (4,)
+
+
+def test_training_leaves_nothing_for_the_garbage_collector() -> None:
+    model = tg.nn.Sequential(tg.nn.Linear(3, 2, rng=0), np.tanh)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            g = tg.grad(lambda m: np.sum(m(np.ones((4, 3), np.float32))))(model)
+            dead = weakref.ref(model(np.ones((4, 3), np.float32)).value)
+            model.parameters()
+        inside = weakref.ref(g[0].weight)
+        del g
+        assert inside() is None
+        assert dead() is None
+    finally:
+        gc.enable()

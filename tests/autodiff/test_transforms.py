@@ -2,13 +2,14 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import thriftgrad as tg
 from thriftgrad.autodiff.tensor import Tensor
-from thriftgrad.errors import ConfigError, DifferentiationError
+from thriftgrad.errors import ConfigError, DetachError, DifferentiationError
 
 
 def test_the_gradient_has_the_shape_of_the_argument() -> None:
@@ -357,3 +358,59 @@ def test_transforms_close_over_outer_tensors() -> None:
         return np.sum(h) + np.sum(j) + push(1.0) + tg.hvp(lambda x: a * x**2)(1.0, 1.0)
 
     assert tg.grad(outer)(2.0) == pytest.approx(18.0 + 2.0 + 6.0 + 2.0)
+
+
+# Results through which a gradient would be lost
+
+
+def test_a_tensor_kept_beyond_the_end_of_its_transform() -> None:
+    def f(x):
+        kept = []
+        tg.grad(lambda y: kept.append(y * x) or y * y)(1.0)
+        return kept[0] * x
+
+    with pytest.raises(DifferentiationError, match="has_aux=True"):
+        tg.value_and_grad(f)(3.0)
+
+
+@dataclass
+class Result:
+    y: object
+
+
+def test_a_result_that_is_no_tree_of_arrays() -> None:
+    for f in (
+        lambda x: Result(x * 2),
+        lambda x: "text",
+        lambda x: np.array([x, None], dtype=object),
+    ):
+        with pytest.raises((DifferentiationError, DetachError)):
+            tg.vjp(f)(1.0)
+    value, aux = tg.vjp(lambda x: (x * 2, Result(3)), has_aux=True)(1.0)[::2]
+    assert (value, aux.y) == (2.0, 3)
+
+
+def test_the_model_itself_in_place_of_the_argument() -> None:
+    model = tg.nn.Sequential(tg.nn.Linear(2, 1, rng=0))
+    x = np.ones((3, 2), np.float32)
+    with pytest.raises(DifferentiationError, match=r"lambda m: loss\(m\)"):
+        tg.grad(lambda m: np.sum(model(x)))(model)
+    with pytest.raises(DifferentiationError, match="itself"):
+        tg.grad(lambda m: np.sum(m(x)) * np.sum(model[0].weight))(model)
+    other = tg.Parameter(2.0, name="other")
+    assert tg.grad(lambda m: np.sum(m(x)) * other.value)(model)[0].bias.tolist() == [6.0]
+
+
+def test_complex_hessian_products_and_integer_outputs() -> None:
+    z, v = np.array([1 + 2j, 3 - 1j]), np.array([0.5 - 1j, 2j])
+
+    def u(z):
+        return np.sum(np.real(z * z * np.conj(z)))
+
+    h = 1e-6
+    numeric = (tg.grad(u)(z + h * v) - tg.grad(u)(z - h * v)) / (2 * h)
+    np.testing.assert_allclose(tg.hvp(u)(z, v), numeric, rtol=1e-7)
+    value, push = tg.jvp(lambda a: {"y": a * 2, "n": 3})(np.ones(2))
+    assert push(np.ones(2))["y"].tolist() == [2.0, 2.0]
+    assert (value["n"], push(np.ones(2))["n"]) == (3, 0)
+    assert tg.grad(lambda x, y: x * y, argnums=np.int64(1))(2.0, 3.0) == 2.0

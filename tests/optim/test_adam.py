@@ -1,10 +1,10 @@
 """Adam and AdamW against the papers' algorithms, over plain Python numbers."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import stand_in
 
 from thriftgrad.errors import ConfigError
 from thriftgrad.optim import Adam, AdamW
@@ -31,7 +31,7 @@ def textbook(p, gradients, lr, beta1, beta2, eps, l2=0.0, decay=0.0):
 def test_agrees_with_the_papers(kind, weight_decay):
     rng = np.random.default_rng(1)
     start, gradients = rng.normal(size=(2, 3)), rng.normal(size=(30, 2, 3))
-    w = SimpleNamespace(value=start.copy(), grad=None, name="w")
+    w = stand_in(value=start.copy(), grad=None, name="w")
     optimizer = kind([w], 0.03, betas=(0.8, 0.95), eps=1e-3, weight_decay=weight_decay)
     for gradient in gradients:
         w.grad = gradient
@@ -45,7 +45,7 @@ def test_agrees_with_the_papers(kind, weight_decay):
 
 def test_numbers_from_pytorch():
     # torch 2.13, float64: AdamW(lr=0.05, weight_decay=0.3, betas=(0.8, 0.95), eps=1e-3)
-    w = SimpleNamespace(value=np.array([1.0, -2.0, 0.5]), grad=None, name="w")
+    w = stand_in(value=np.array([1.0, -2.0, 0.5]), grad=None, name="w")
     optimizer = AdamW([w], 0.05, weight_decay=0.3, betas=(0.8, 0.95), eps=1e-3)
     for k in range(5):
         w.grad = np.array([0.1, -0.2, 0.3]) * (k - 1.5)
@@ -55,13 +55,13 @@ def test_numbers_from_pytorch():
 
 
 def test_first_step_is_lr_whatever_the_gradient():
-    w = SimpleNamespace(value=np.zeros(3), grad=np.array([1e-3, -1.0, 1e3]), name="w")
+    w = stand_in(value=np.zeros(3), grad=np.array([1e-3, -1.0, 1e3]), name="w")
     Adam([w], 0.1).step()
     np.testing.assert_allclose(w.value, [-0.1, 0.1, -0.1], rtol=1e-4)
 
 
 def test_eps_stands_outside_the_corrected_root():
-    w = SimpleNamespace(value=np.zeros(1), grad=np.array([2.0]), name="w")
+    w = stand_in(value=np.zeros(1), grad=np.array([2.0]), name="w")
     Adam([w], 1.0, eps=2.0).step()
     # corrected m = 2, corrected root = 2
     assert w.value[0] == pytest.approx(-2 / (2 + 2))
@@ -69,8 +69,8 @@ def test_eps_stands_outside_the_corrected_root():
 
 def test_a_thawed_parameter_is_corrected_for_its_own_updates():
     frozen_then_thawed = [None] * 50 + [0.3, -0.2]
-    w = SimpleNamespace(value=np.array([1.0]), grad=None, name="w")
-    other = SimpleNamespace(value=np.array([1.0]), grad=np.array([1.0]), name="other")
+    w = stand_in(value=np.array([1.0]), grad=None, name="w")
+    other = stand_in(value=np.array([1.0]), grad=np.array([1.0]), name="other")
     optimizer = Adam([w, other], 0.1)
     for g in frozen_then_thawed:
         w.grad = None if g is None else np.array([g])
@@ -82,7 +82,7 @@ def test_a_thawed_parameter_is_corrected_for_its_own_updates():
 
 def test_adamw_decays_where_adam_does_not_move():
     for kind, expected in ((Adam, 1.0), (AdamW, 0.95)):
-        w = SimpleNamespace(value=np.ones(1), grad=np.zeros(1), name="w")
+        w = stand_in(value=np.ones(1), grad=np.zeros(1), name="w")
         weight_decay = 0.0 if kind is Adam else 0.5
         kind([w], 0.1, weight_decay=weight_decay).step()
         assert w.value[0] == pytest.approx(expected)
@@ -100,13 +100,13 @@ def test_adamw_decays_where_adam_does_not_move():
 )
 @pytest.mark.parametrize("kind", [Adam, AdamW])
 def test_options_are_checked(kind, options, message):
-    w = SimpleNamespace(value=np.ones(3), grad=None, name="w")
+    w = stand_in(value=np.ones(3), grad=None, name="w")
     with pytest.raises(ConfigError, match=message):
         kind([w], 0.1, **options)
 
 
 def test_eps_that_vanishes_in_half_precision_is_refused():
-    w = SimpleNamespace(value=np.ones(3, np.float16), grad=np.zeros(3, np.float16), name="w")
+    w = stand_in(value=np.ones(3, np.float16), grad=np.zeros(3, np.float16), name="w")
     with pytest.raises(ConfigError, match="eps = 1e-08 is zero in the float16 of parameter 'w'"):
         Adam([w], 0.1)
     Adam([w], 0.1, eps=1e-6).step()

@@ -2,10 +2,10 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import stand_in
 
 from thriftgrad.autodiff import Parameter
 from thriftgrad.errors import ConfigError, SnapshotError
@@ -25,7 +25,7 @@ SHAPES = ((3, 2), (4,), (), (0, 2))
 def parameters(dtype=np.float64, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        SimpleNamespace(value=np.array(rng.normal(size=shape), dtype), grad=None, name=f"p{i}")
+        stand_in(value=np.array(rng.normal(size=shape), dtype), grad=None, name=f"p{i}")
         for i, shape in enumerate(SHAPES)
     ]
 
@@ -269,8 +269,8 @@ def test_equal_parameters_are_not_shared_ones():
         (3, "parameters is a int"),
         ([np.ones(3)], r"parameters\[0\] is a ndarray; .*wrap an array as Parameter"),
         ({"w": parameters()[0]}, r"parameters\[0\] is a str"),
-        ([SimpleNamespace(value=[1.0], grad=None, name="w")], "'w' holds a list"),
-        ([SimpleNamespace(value=np.ones(2, int), grad=None, name="")], "number 0 holds int64"),
+        ([stand_in(value=[1.0], grad=None, name="w")], "'w' holds a list"),
+        ([stand_in(value=np.ones(2, int), grad=None, name="")], "number 0 holds int64"),
     ],
 )
 def test_what_is_not_a_parameter_is_named(given, message):

@@ -1,10 +1,10 @@
 """Line search: the Armijo condition, what a step costs, and what a failure leaves behind."""
 
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import stand_in
 
 from thriftgrad.autodiff import Parameter
 from thriftgrad.errors import ConfigError, DifferentiationError, LineSearchError
@@ -12,7 +12,7 @@ from thriftgrad.optim import LineSearch
 
 
 def parameter(value, name="w"):
-    return SimpleNamespace(value=np.array(value), grad=None, name=name)
+    return stand_in(value=np.array(value), grad=None, name=name)
 
 
 def rosenbrock(p):

@@ -3,10 +3,10 @@
 import json
 import math
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import stand_in
 
 from thriftgrad.errors import ConfigError
 from thriftgrad.optim import SGD, schedules
@@ -83,7 +83,7 @@ def test_arguments_are_checked(make, message):
 
 
 def test_an_optimiser_follows_its_schedule():
-    w = SimpleNamespace(value=np.zeros(1), grad=np.ones(1), name="w")
+    w = stand_in(value=np.zeros(1), grad=np.ones(1), name="w")
     optimizer = SGD([w], schedules.step_decay(1.0, [2], 0.5))
     rates = []
     for _ in range(4):
@@ -97,7 +97,7 @@ def test_an_optimiser_follows_its_schedule():
 
 
 def test_a_schedule_that_returns_nonsense_stops_the_step():
-    w = SimpleNamespace(value=np.zeros(1), grad=np.ones(1), name="w")
+    w = stand_in(value=np.zeros(1), grad=np.ones(1), name="w")
     optimizer = SGD([w], lambda step: float("nan") if step else 1.0)
     optimizer.step()
     with pytest.raises(ConfigError, match="lr at step 1 = nan"):

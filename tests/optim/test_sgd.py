@@ -1,9 +1,8 @@
 """SGD against a textbook loop over plain Python numbers."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from support import stand_in
 
 from thriftgrad.errors import ConfigError
 from thriftgrad.optim import SGD
@@ -24,7 +23,7 @@ def textbook(p, gradients, lr, momentum, nesterov, weight_decay):
 def test_agrees_with_the_textbook(momentum, nesterov, weight_decay):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=(2, 3)), rng.normal(size=(20, 2, 3))
-    w = SimpleNamespace(value=start.copy(), grad=None, name="w")
+    w = stand_in(value=start.copy(), grad=None, name="w")
     optimizer = SGD([w], 0.05, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     for gradient in gradients:
         w.grad = gradient
@@ -36,7 +35,7 @@ def test_agrees_with_the_textbook(momentum, nesterov, weight_decay):
 
 
 def test_heavy_ball_by_hand():
-    w = SimpleNamespace(value=np.array([1.0]), grad=None, name="w")
+    w = stand_in(value=np.array([1.0]), grad=None, name="w")
     optimizer = SGD([w], lr=0.1, momentum=0.5)
     trace = []
     for g in (2.0, 4.0, 0.0):
@@ -48,7 +47,7 @@ def test_heavy_ball_by_hand():
 
 
 def test_no_momentum_keeps_no_state():
-    w = SimpleNamespace(value=np.ones(3), grad=None, name="w")
+    w = stand_in(value=np.ones(3), grad=None, name="w")
     assert SGD([w], 0.1).state == [{}]
 
 
@@ -65,6 +64,6 @@ def test_no_momentum_keeps_no_state():
     ],
 )
 def test_options_are_checked(options, message):
-    w = SimpleNamespace(value=np.ones(3), grad=None, name="w")
+    w = stand_in(value=np.ones(3), grad=None, name="w")
     with pytest.raises(ConfigError, match=message):
         SGD([w], 0.1, **options)

@@ -6,7 +6,9 @@ A function is *differentiable* (it has a `Rule`), *constant* (its result carries
 
 from __future__ import annotations
 
+import inspect
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -100,8 +102,13 @@ class Resolved:
         names = signature.names
 
         def resolve(pull: Pull) -> Vjp:
-            code = pull.__code__
-            wanted = code.co_varnames[1 : code.co_argcount]
+            try:
+                wanted = list(inspect.signature(pull).parameters)[1:]
+            except (TypeError, ValueError):
+                raise NoRuleError(
+                    f"the rule for {describe(function)} is {pull!r}; expected a Python function of the "
+                    f"cotangent g and of what the tape shall keep, such as lambda g, x: g * np.cos(x)"
+                ) from None
             named.update(wanted)
             return pull, selector(wanted, names, function)
 
@@ -117,7 +124,7 @@ class Resolved:
         by_position = {
             name
             for name, pull in rule.vjps.items()
-            if "position" in pull.__code__.co_varnames and "position" not in names
+            if "position" in inspect.signature(pull).parameters and "position" not in names
         }
         self.sequences = {
             names.index(name): name in by_position for name in {*rule.sequences, *by_position}
@@ -301,11 +308,18 @@ _late = {
 """Tables for modules that a program need not have loaded, by the module whose functions they are for."""
 
 
+_loading = threading.RLock()
+
+
 def _load_late_tables() -> bool:
-    """Load the tables for modules that the program has imported since; tell whether there were any."""
-    due = [module for module in _late if module in sys.modules]
-    for module in due:
-        known = dict(RULES)
-        import_module(_late.pop(module))
-        RULES.update(known)  # a rule that a person gave before stays
-    return bool(due)
+    """Load the tables for modules that the program has imported since."""
+    if not _late:
+        return False
+    with _loading:
+        due = [module for module in _late if module in sys.modules]
+        for module in due:
+            known = dict(RULES)
+            import_module(_late[module])
+            RULES.update(known)  # a rule that a person gave before stays
+            del _late[module]
+    return True  # another thread may have loaded them while this one waited

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, fit
-from thriftgrad.errors import FreedTapeError
+from thriftgrad.errors import FreedTapeError, InPlaceError
 
 _next_number = count().__next__
 
@@ -48,11 +48,21 @@ what `pull` returns; None marks an argument that needs no gradient."""
 class Leaf(Node):
     """Where a gradient arrives and stays."""
 
-    __slots__ = ("grad",)
+    __slots__ = ("changed", "grad")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__((), shape, dtype)
         self.grad: Array | None = None
+        self.changed: tuple[int, Array] | None = (
+            None  # when its array was last written into, and it
+        )
+
+    def touch(self, array: Array) -> None:
+        """Note that the array of this leaf has been written into.
+
+        A tape recorded before may hold it as a residual, and a sweep over that would be wrong.
+        """
+        self.changed = _next_number(), array
 
 
 class Fork(Node):
@@ -77,6 +87,12 @@ class Output(Node):
         self.index = index
 
 
+_FREED = (
+    "this tape has been swept already, or a sweep of it failed, and its residuals are released; run the "
+    "forward pass again, or keep the tape by backward(retain=True) in the first sweep"
+)
+
+
 def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[Leaf, Array]:
     """Carry cotangents from `roots` back to the leaves, and return the gradient at each leaf.
 
@@ -84,12 +100,14 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
 
     Raises:
         FreedTapeError: an earlier sweep has released residuals that this one needs.
+        InPlaceError: a parameter that the tape holds has been written into since.
     """
     cotangents: dict[Node, Any] = {}
     for node, cotangent in roots:
         held = cotangents.get(node)
         cotangents[node] = cotangent if held is None else held + cotangent
-    order = _reachable(cotangents)
+    order = reachable(cotangents)
+    _check_unchanged(order)
     gradients: dict[Leaf, Array] = {}
     while order:
         node = order.pop()
@@ -103,9 +121,11 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
         if kind is Fork:
             g = _filled(g, node.outputs)  # type: ignore[attr-defined]
         edges = node.edges
+        if edges is None:
+            raise FreedTapeError(_FREED)
         if not retain:
             node.edges = None
-        for parent, pull, residuals in edges:  # type: ignore[union-attr]
+        for parent, pull, residuals in edges:
             part = pull(g, *residuals)
             kind = type(parent)
             if (
@@ -114,7 +134,7 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
                 and part.shape == parent.shape  # type: ignore[union-attr]
                 and part.dtype is parent.dtype  # type: ignore[union-attr]
             ):
-                cotangents[parent] = part  # what `_send` would do, without the call
+                cotangents[parent] = part  # type: ignore[index]  # as `_send` would, without the call
             elif kind is Node or kind is Leaf:
                 _send(parent, part, g, cotangents)  # type: ignore[arg-type]
             elif kind is tuple:
@@ -133,32 +153,57 @@ def _send(node: Node, part: Array, g: Array, cotangents: dict[Node, Any]) -> Non
     """Add `part`, which a rule made of `g`, to the cotangent that waits at `node`."""
     if part is None:
         return
+    if isinstance(part, (float, complex)) and not isinstance(part, np.generic):
+        part = np.asarray(part)
     if part.shape != node.shape or part.dtype is not node.dtype:
         part = fit(part, node.shape, node.dtype)
     held = cotangents.get(node)
     if held is not None:
         part = held + part
-    elif type(node) is Leaf and isinstance(part, np.ndarray) and (part is g or _borrowed(part)):
+    elif type(node) is Leaf and isinstance(part, np.ndarray) and _borrowed(part, g):
         # A gradient that stays must not share memory with another one, nor with an input.
         part = part.copy()
     cotangents[node] = part
 
 
-def _borrowed(array: Any) -> bool:
-    return array.base is not None or not array.flags.writeable
+def _borrowed(part: Any, g: Any) -> bool:
+    """Tell whether a rule has passed on memory that is not its own."""
+    if part is g or (type(g) is list and any(part is each for each in g)):
+        return True
+    return part.base is not None or not part.flags.writeable
 
 
-def _reachable(roots: Iterable[Node]) -> list[Node]:
+def _check_unchanged(order: Sequence[Node]) -> None:
+    """Refuse a tape with a residual that has been written into since it was recorded."""
+    changed = [leaf.changed for leaf in order if type(leaf) is Leaf and leaf.changed is not None]
+    if not changed:
+        return
+    last = max(when for when, _ in changed)
+    for node in order:
+        if node.number > last:  # all that follow are later still
+            return
+        for _, _, residuals in node.edges or ():
+            for residual in residuals:
+                if isinstance(residual, np.ndarray) and any(
+                    when > node.number and np.may_share_memory(residual, array)
+                    for when, array in changed
+                ):
+                    raise InPlaceError(
+                        f"a parameter of shape {residual.shape} was changed in place (by an optimiser, "
+                        f"load_state_dict or the like) after the forward pass that this backward pass "
+                        f"goes back through; finish all backward passes before the step, or run the "
+                        f"forward pass again"
+                    )
+
+
+def reachable(roots: Iterable[Node]) -> list[Node]:
     """Return every node that the roots depend on, in the order in which they were made."""
     seen = set(roots)
     stack = list(seen)
     while stack:
         edges = stack.pop().edges
         if edges is None:
-            raise FreedTapeError(
-                "this tape has been swept already and its residuals are released; run the forward "
-                "pass again, or keep the tape by backward(retain=True) in the first sweep"
-            )
+            raise FreedTapeError(_FREED)
         for parent, _, _ in edges:
             if type(parent) is tuple:
                 for each in parent:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -40,6 +40,8 @@ new_level = count(1).__next__
 _CONSTANT = -1
 _floor: ContextVar[int] = ContextVar("thriftgrad_floor", default=_CONSTANT)
 """What has a level above the floor records."""
+_open: ContextVar[tuple[int, ...]] = ContextVar("thriftgrad_open", default=())
+"""The floors that `no_grad` contexts have set and not yet taken back."""
 
 _accumulating = threading.Lock()
 
@@ -59,11 +61,16 @@ def no_grad() -> Iterator[None]:
         >>> float(y)
         6.0
     """
-    token = _floor.set(new_level())
+    level = new_level()
+    _open.set((*_open.get(), level))
+    _floor.set(level)
     try:
         yield
     finally:
-        _floor.reset(token)
+        # Not simply what it was before: contexts in generators may end in any order.
+        still_open = tuple(each for each in _open.get() if each != level)
+        _open.set(still_open)
+        _floor.set(max(still_open, default=_CONSTANT))
 
 
 def _method(function: Callable[..., Any], position: int = 0) -> Callable[..., Any]:
@@ -76,16 +83,23 @@ def _method(function: Callable[..., Any], position: int = 0) -> Callable[..., An
     return method
 
 
+_OPERANDS: tuple[type, ...] = (np.ndarray, float, int, complex, list, tuple)
+
+
 def _operators(
     function: Callable[[Any, Any], Any], ufunc: np.ufunc
 ) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
     """Make the two methods of a Python operator that is differentiated as `ufunc`."""
 
     def forward(self: Tensor, other: Any) -> Any:
-        return evaluate(ufunc, function, (self, other))
+        if isinstance(other, _OPERANDS) or hasattr(other, "__array_ufunc__"):
+            return evaluate(ufunc, function, (self, other))
+        return NotImplemented
 
     def reflected(self: Tensor, other: Any) -> Any:
-        return evaluate(ufunc, function, (other, self))
+        if isinstance(other, _OPERANDS) or hasattr(other, "__array_ufunc__"):
+            return evaluate(ufunc, function, (other, self))
+        return NotImplemented
 
     return forward, reflected
 
@@ -174,6 +188,11 @@ class Tensor:
                 "only a leaf (a Parameter, or a Tensor made from an array) keeps a gradient; this "
                 "tensor was computed from others"
             )
+        if gradient is not None and np.shape(gradient) != self.shape:
+            raise DifferentiationError(
+                f"a gradient of shape {np.shape(gradient)} was assigned to a tensor of shape "
+                f"{self.shape}; the two must be equal"
+            )
         self.node.grad = gradient
 
     def backward(self, gradient: Array | None = None, *, retain: bool = False) -> None:
@@ -215,7 +234,14 @@ class Tensor:
                 )
             gradient = np.ones_like(self.value)
         else:
-            gradient = gradient.value if isinstance(gradient, Tensor) else np.asarray(gradient)
+            if isinstance(gradient, Tensor):
+                gradient = gradient._leave("a plain cotangent")
+            if not hasattr(gradient, "__array_ufunc__"):
+                gradient = np.asarray(gradient)
+            if gradient.dtype.kind == "c" and self.dtype.kind != "c":
+                raise DifferentiationError(
+                    "backward() was given a complex gradient for a real tensor; pass its real part"
+                )
             if np.shape(gradient) != self.shape:
                 raise DifferentiationError(
                     f"backward() was given a gradient of shape {np.shape(gradient)} for a tensor of "
@@ -251,6 +277,11 @@ class Tensor:
         # NumPy drops out=None on its way here, by which a person says that entries outside of `where`
         # are meant to be left undefined; without it NumPy would warn.
         where = kwargs.get("where", True)
+        if isinstance(where, Tensor):
+            raise NoRuleError(
+                f"{describe(ufunc)} was called with a tensor as where=; a mask is boolean and has no "
+                f"gradient: pass a comparison such as t > 0"
+            )
         out = None if ufunc.nout == 1 else (None,) * ufunc.nout
         return evaluate(ufunc, partial(ufunc, **{**kwargs, "out": out}), inputs, where)
 
@@ -386,7 +417,13 @@ class Tensor:
         return np.reshape(self, -1, order=order)  # type: ignore[call-overload]
 
     def astype(self, dtype: Any, **options: Any) -> Any:
-        """Return the entries in another dtype; a cotangent comes back in this one."""
+        """Return the entries in another dtype; a cotangent comes back in this one.
+
+        Options of NumPy's method are passed on, but for `copy`: a tensor is always a new one.
+        """
+        options.pop("copy", None)
+        if options:
+            _innermost(self).astype(dtype, **options)  # raises what it must
         return cast(self, dtype)
 
     def dot(self, other: Any) -> Any:
@@ -462,6 +499,9 @@ class Tensor:
     __hash__ = object.__hash__
 
 
+_OPERANDS += (Tensor,)
+
+
 class Parameter(Tensor):
     """A named leaf that an optimiser may change.
 
@@ -510,8 +550,17 @@ class Parameter(Tensor):
         name = f"{self.name!r}, " if self.name else ""
         return f"Parameter({name}shape={self.shape}, dtype={self.dtype})"
 
+    def touch(self) -> None:
+        """Say that `value` has been written into, as optimisers do after a step.
+
+        A backward pass through what was recorded before, and would need the old entries, then raises
+        an error instead of giving a wrong gradient.
+        """
+        assert isinstance(self.node, Leaf)
+        self.node.touch(self.value)
+
     def __reduce__(self) -> Any:
-        return Parameter, (self.value, self.name)
+        return type(self), (self.value, self.name)
 
 
 _value: Any = Tensor.__dict__["value"]
@@ -581,6 +630,8 @@ def _dispatch_any(
             args = (*args[:i], list(args[i]), *args[i + 1 :])
         elif isinstance(kwargs.get(name), Tensor):
             kwargs = {**kwargs, name: list(kwargs[name])}
+        elif i < len(args) and _is_odd_sequence(args[i]):
+            args = (*args[:i], list(args[i]), *args[i + 1 :])
     found = [(i, value) for i, value in enumerate(args) if _holds_tensor(value)]
     named = [(name, value) for name, value in kwargs.items() if _holds_tensor(value)]
     level = floor
@@ -734,6 +785,12 @@ def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
         for value in kwargs.values():
             if _holds_tensor(value):
                 return dispatch(recordable, args, kwargs)
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, (dict, list, tuple)) and _hides_tensor(value):
+                raise NoRuleError(
+                    f"{describe(function)} was given a tensor inside nested containers, where its rule "
+                    f"cannot see it; pass tensors as arguments of their own, or in one list or tuple"
+                )
         return function(*args, **kwargs)
 
     return recordable
@@ -755,6 +812,11 @@ def as_differentiable(value: Any, what: str) -> Any:
         return value
     if not hasattr(value, "__array_ufunc__") or not hasattr(value, "dtype"):
         value = np.asarray(value)
+    if isinstance(value, np.ndarray) and type(value) not in _PLAIN:
+        raise DifferentiationError(
+            f"{what} is a {type(value).__name__}, which has an arithmetic of its own; pass a plain array "
+            f"(np.asarray)"
+        )
     if value.dtype.kind not in "fc":
         remedy = "pass a float, such as 3.0 or x.astype(float)" if value.dtype.kind in "iub" else ""
         raise DifferentiationError(
@@ -777,7 +839,14 @@ def _recorded(ans: Any, edges: Sequence[Edge], level: int) -> Any:
         if isinstance(ans, (tuple, list)):
             return _forked(ans, edges, level)
         shape, dtype = _describe_value(ans)
+    if type(ans) is not np.ndarray:
+        _check_kind(ans)
     if dtype.kind not in "fc" or not edges:
+        if edges and dtype.kind not in "biu":
+            raise DetachError(
+                f"a call on a tensor gave an array of dtype {dtype}, which cannot carry a gradient; convert "
+                f"the other arrays to numbers first (a.astype(float)), or pass t.value if that is meant"
+            )
         return ans
     tensor = _new(Tensor)
     tensor.value = ans
@@ -788,6 +857,12 @@ def _recorded(ans: Any, edges: Sequence[Edge], level: int) -> Any:
 
 def _forked(answers: Any, edges: Sequence[Edge], level: int) -> Any:
     """Wrap each result of a call with several, in a container of the same kind."""
+    for ans in answers:
+        if isinstance(ans, (dict, list, tuple)) and _hides_number(ans):
+            raise DetachError(
+                f"a call on a tensor gave arrays in nested containers ({type(ans).__name__} in "
+                f"{type(answers).__name__}), where no gradient can be recorded; return one flat tuple"
+            )
     specs = [_describe_value(ans) for ans in answers]
     fork = Fork(edges, specs)
     wrapped = [
@@ -796,6 +871,32 @@ def _forked(answers: Any, edges: Sequence[Edge], level: int) -> Any:
     ]
     kind = type(answers)
     return kind(*wrapped) if hasattr(kind, "_fields") else kind(wrapped)
+
+
+_PLAIN = (np.ndarray, np.memmap)
+
+
+def _check_kind(ans: Any) -> None:
+    """Refuse a result whose type computes in ways that no rule knows of."""
+    if isinstance(ans, np.ndarray):
+        known = type(ans) in _PLAIN
+    elif isinstance(ans, (np.generic, float, complex, int)):
+        known = True
+    else:
+        known = hasattr(ans, "__array_function__") and hasattr(ans, "__array_ufunc__")
+    if not known:
+        raise DetachError(
+            f"a call on a tensor gave a {type(ans).__name__}, which has an arithmetic of its own that "
+            f"thriftgrad does not know; make a plain array of it first (np.asarray, .to_numpy(), .toarray())"
+        )
+
+
+def _hides_number(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_hides_number, value))
+    return hasattr(value, "dtype") and value.dtype.kind in "fcO"
 
 
 def _constant(ans: Any) -> Any:
@@ -887,6 +988,19 @@ def _is_sequence_of_tensors(value: Any) -> bool:
             if isinstance(each, Tensor):
                 return True
     return False
+
+
+def _is_odd_sequence(value: Any) -> bool:
+    """Tell whether `value` is a sequence that is not rebuilt by its type: a deque, a named tuple."""
+    return type(value) not in (list, tuple, np.ndarray) and isinstance(value, Iterable)
+
+
+def _hides_tensor(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_hides_tensor, value))
+    return isinstance(value, Tensor)
 
 
 def _innermost(value: Any) -> Any:

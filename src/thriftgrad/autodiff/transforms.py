@@ -10,7 +10,7 @@ import numpy as np
 
 from thriftgrad import tree
 from thriftgrad.autodiff.adjoint import Array
-from thriftgrad.autodiff.tape import Leaf, Node, sweep
+from thriftgrad.autodiff.tape import Leaf, Node, reachable, sweep
 from thriftgrad.autodiff.tensor import Parameter, Tensor, as_differentiable, new_level, traced
 from thriftgrad.errors import ConfigError, DifferentiationError
 
@@ -190,7 +190,24 @@ def jvp(
     @wraps(function)
     def with_pushforward(*args: Any, **kwargs: Any) -> Any:
         value, pullback, *aux = vjp(function, argnums, has_aux)(*args, **kwargs)
-        _, pushforward = vjp(pullback)(tree.map(np.zeros_like, value))
+        outputs, structure = tree.flatten(value)
+        inexact = [i for i, out in enumerate(outputs) if np.result_type(_plain(out)).kind in "fc"]
+        zeros = [np.zeros_like(out) for out in outputs]
+
+        def pulled(cotangents: list[Any]) -> Any:
+            whole = zeros.copy()
+            for i, g in zip(inexact, cotangents, strict=True):
+                whole[i] = g
+            return pullback(tree.unflatten(structure, whole))
+
+        _, push = vjp(pulled)([zeros[i] for i in inexact])
+
+        def pushforward(tangent: Any) -> Any:
+            whole = zeros.copy()  # an integer stays what it is
+            for i, v in zip(inexact, push(tangent), strict=True):
+                whole[i] = v
+            return tree.unflatten(structure, whole)
+
         return value, pushforward, *aux
 
     return with_pushforward
@@ -397,11 +414,13 @@ class _Run:
         has_aux: bool,
     ) -> None:
         self.level = new_level()
-        self.single = isinstance(argnums, int)
+        self.single = isinstance(argnums, int | np.integer)
         self.arguments: list[tuple[Any, list[Any], list[Leaf]]] = []
+        self.parameters: set[Node | None] = set()
         traced_args = list(args)
         for i in _positions(argnums, len(args), function):
             values, structure = tree.flatten(args[i])
+            self.parameters |= {v.node for v in values if isinstance(v, Parameter)}
             values = [_differentiable(v, i, k, args[i], function) for k, v in enumerate(values)]
             tensors = [traced(value, self.level) for value in values]
             traced_args[i] = tree.unflatten(structure, [tensor for tensor, _ in tensors])
@@ -415,6 +434,41 @@ class _Run:
                     f"{_a(self.result)}"
                 )
             self.result, self.aux = self.result
+        self._check_result(function)
+
+    def _check_result(self, function: Any) -> None:
+        """Refuse results through which a gradient would be lost."""
+        for out in tree.flatten((self.result, self.aux))[0]:
+            if isinstance(out, Tensor) and out.level > self.level:
+                raise DifferentiationError(
+                    f"{_name(function)} returned a tensor that was made inside a grad, vjp or the like in "
+                    f"it, and kept there beyond its end; return it from there by has_aux=True"
+                )
+        for out in tree.flatten(self.result)[0]:
+            if isinstance(out, Tensor | np.ndarray | np.generic) and out.dtype.kind != "O":
+                continue
+            if not isinstance(out, float | complex | int) and not hasattr(
+                out, "__array_function__"
+            ):
+                raise DifferentiationError(
+                    f"{_name(function)} returned {_a(out)}; expected arrays, or a dict, list or tuple of "
+                    f"arrays (anything else can be returned beside them with has_aux=True)"
+                )
+        self._check_parameters(function)
+
+    def _check_parameters(self, function: Any) -> None:
+        """Refuse a result that depends on a parameter itself where a copy of it was the argument."""
+        outside = [
+            out.node
+            for out in tree.flatten(self.strip(self.result))[0]
+            if isinstance(out, Tensor) and out.level == 0 and out.node is not None
+        ]
+        if outside and self.parameters and not self.parameters.isdisjoint(reachable(outside)):
+            raise DifferentiationError(
+                f"{_name(function)} used a parameter itself instead of the one in its argument, to which "
+                f"the gradient belongs (lambda m: loss(model) for lambda m: loss(m), or a method bound "
+                f"to the original module); use the argument, or parameter.value for a constant"
+            )
 
     def records(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.level == self.level
@@ -440,14 +494,15 @@ class _Run:
 
 
 def _positions(argnums: int | Sequence[int], given: int, function: Any) -> list[int]:
-    positions = [argnums] if isinstance(argnums, int) else list(argnums)
+    positions = [argnums] if isinstance(argnums, int | np.integer) else list(argnums)
     for i in positions:
-        if not isinstance(i, int) or isinstance(i, bool) or not -given <= i < given:
+        whole = isinstance(i, int | np.integer) and not isinstance(i, bool)
+        if not whole or not -given <= i < given:
             raise ConfigError(
                 f"argnums={argnums!r} does not fit: {_name(function)} was called with {given} "
                 f"positional argument{'s' * (given != 1)}"
             )
-    positions = [i % given for i in positions]
+    positions = [int(i) % given for i in positions]
     if len(set(positions)) < len(positions):
         raise ConfigError(f"argnums={argnums!r} names an argument twice")
     return positions
@@ -462,6 +517,10 @@ def _differentiable(value: Any, position: int, leaf: int, argument: Any, functio
         return as_differentiable(value, "it")
     except DifferentiationError:
         where = tree.paths(argument, f"argument {position}")[leaf]
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
+            as_differentiable(
+                value, f"{where} of {_name(function)}"
+            )  # a type with its own arithmetic
         given = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else _a(value)
         raise DifferentiationError(
             f"the derivative of {_name(function)} was asked for with respect to {where}, which is "
@@ -543,7 +602,7 @@ def _listed(result: Any, has_aux: bool) -> Sequence[Any]:
 
 
 def _inner(gradient: Any, vector: Any) -> Any:
-    """Return Σ g·v over the leaves of two trees of one structure."""
+    """Return Re Σ g·v over the leaves of two trees of one structure: the change along v."""
     leaves, structure = tree.flatten(gradient)
     directions, given = tree.flatten(vector)
     shapes = [np.shape(leaf) for leaf in leaves]
@@ -552,7 +611,7 @@ def _inner(gradient: Any, vector: Any) -> Any:
             f"the vector that the Hessian is multiplied with must be shaped like the argument, with "
             f"arrays of shapes {shapes}; it has {[np.shape(v) for v in directions]}"
         )
-    return sum(np.sum(g * v) for g, v in zip(leaves, directions, strict=True))
+    return sum(np.real(np.sum(g * v)) for g, v in zip(leaves, directions, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -139,30 +139,32 @@ class Module:
                 f"load_state_dict was given a {type(state).__name__}; expected a mapping from "
                 f"names to arrays, as state_dict() returns"
             )
-        own = {path: _array(leaf) for path, leaf in _leaves(self)}
+        own = dict(_leaves(self))
         problems = []
         if strict:
             problems += [f"missing {path!r}" for path in own if path not in state]
             problems += [f"unexpected {path!r}" for path in state if path not in own]
         ready = []
-        for path, array in own.items():
+        for path, leaf in own.items():
             if path not in state:
                 continue
-            given = _array(state[path])
+            array, given = _array(leaf), _array(state[path])
             if given.shape != array.shape:
                 problems.append(f"{path!r} has shape {given.shape}, expected {array.shape}")
             elif given.dtype.kind != array.dtype.kind:
                 problems.append(f"{path!r} has dtype {given.dtype}, expected {array.dtype}")
             else:
-                ready.append((array, given.astype(array.dtype, copy=False)))
+                ready.append((leaf, given.astype(array.dtype, copy=False)))
         if problems:
             raise SnapshotError(
                 f"the state does not fit this {type(self).__name__}, which is unchanged: "
                 + "; ".join(problems)
                 + ("" if not strict else " (strict=False ignores missing and unexpected names)")
             )
-        for array, given in ready:
-            array[...] = given
+        for leaf, given in ready:
+            _array(leaf)[...] = given
+            if isinstance(leaf, Parameter):
+                leaf.touch()
 
     def train(self, mode: bool = True) -> Self:
         """Set `training` here and in all modules inside, and return this module."""
@@ -332,6 +334,9 @@ def _leaves(root: Module, modules: list[Module] | None = None) -> list[tuple[str
                 _visited(value, (attribute,), places, visit)
 
     enter(root, "")
+    del (
+        enter
+    )  # which refers to itself, and would keep all of this until the next garbage collection
     leaves = list(found.values())
     if len({name for name, _ in leaves}) < len(leaves):
         names = [name for name, _ in leaves]
@@ -371,7 +376,10 @@ def _rebuilt(root: Module, leaves: Sequence[Any]) -> Module:
         vars(result)[_PLACES] = new_places
         return result
 
-    return rebuild(root)
+    try:
+        return rebuild(root)
+    finally:
+        del rebuild  # which refers to itself, and would keep the leaves until a garbage collection
 
 
 class _Structure:

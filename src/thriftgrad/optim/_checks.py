@@ -24,6 +24,9 @@ class ParameterLike(Protocol):
     def name(self) -> str:
         """What messages and saved states call it; may be empty."""
 
+    def touch(self) -> None:
+        """Note that the value has been written into."""
+
 
 def number(name: str, given: object, low: float, high: float = math.inf, ends: str = "[)") -> float:
     """Return `given` as a Python float if it lies between `low` and `high`.

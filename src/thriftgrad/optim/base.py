@@ -309,6 +309,7 @@ class Optimizer(ABC):
         value, state = self.parameters[index].value, self.state[index]
         new_value, new_state = self.update(value, gradient, state, lr, self.updates[index])
         value[...] = new_value
+        self.parameters[index].touch()
         for key, array in new_state.items():
             state[key][...] = array
         self.updates[index] += 1

@@ -141,6 +141,7 @@ class LineSearch:
                     for parameter, origin, gradient in moving:
                         np.multiply(gradient, -length, out=parameter.value)
                         np.add(origin, parameter.value, out=parameter.value)
+                        parameter.touch()
                     after = _scalar(loss())
                 enough = before - self.decrease * length * norm * norm
                 accepted = math.isfinite(after) and after <= enough

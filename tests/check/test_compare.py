@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy import tanh
 
+import thriftgrad as tg
 from thriftgrad import check, nn
 from thriftgrad.errors import ConfigError
 
@@ -85,6 +86,58 @@ def test_what_is_not_plain_numpy(library):
     sigmoid = nn.sigmoid
     with pytest.raises(ConfigError, match=r"nn\.activations\.sigmoid"):
         check.compare(lambda x: np.sum(sigmoid(x)), (np.ones(3),), with_=library)
+
+
+class Line:
+    """A model as a class: arrays and helper methods in self."""
+
+    def __init__(self):
+        self.offset = np.linspace(0, 1, 5)
+
+    def predict(self, w, x):
+        self.last = np.tanh(x @ w) + self.offset
+        return self.last
+
+    def loss(self, w, x):
+        return np.mean(self.predict(w, x) ** 2)
+
+    def through_thriftgrad(self, w, x):
+        return np.sum(tg.nn.sigmoid(x @ w))
+
+
+def test_methods(library):
+    line = Line()
+    args = np.arange(3.0), np.ones((5, 3))
+    assert check.compare(line.loss, args, with_=library).ok
+    assert isinstance(line.last, tg.Tensor)  # and nothing of the other library
+    with pytest.raises(ConfigError, match=r"calls thriftgrad\.nn\.activations\.sigmoid"):
+        check.compare(line.through_thriftgrad, args, with_=library)
+
+
+def test_functions_reached_through_thriftgrad(library):
+    args = (np.ones(3),)
+    for function in (
+        lambda x: np.sum(tg.nn.relu(x)),
+        lambda x: np.sum(nn.sigmoid(x)),
+        lambda x: tg.grad(np.sum)(x)[0] * np.sum(x),
+    ):
+        with pytest.raises(ConfigError, match=r"calls thriftgrad\."):
+            check.compare(function, args, with_=library)
+    layer = nn.Linear(3, 2, rng=0)
+    with pytest.raises(ConfigError, match="calls a Linear of thriftgrad"):
+        check.compare(lambda x: np.sum(layer(x)), args, with_=library)
+
+
+def test_primitives(library):
+    cube = tg.primitive(lambda x: np.power(x, 3.0))
+    tg.defvjp(cube, x=lambda g, x: g * 3 * x**2)
+    assert check.compare(lambda x: np.sum(cube(x)), (np.ones(2),), with_=library).ok
+
+
+def test_mistakes_are_not_looked_for(library):
+    report = check.compare(np.sum, (np.ones(3),), with_=library, analytic=np.zeros(3))
+    assert not report.ok
+    assert "known mistakes" not in str(report)
 
 
 def test_nothing_of_the_callers_is_changed(library):

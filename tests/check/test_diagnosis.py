@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from check.hand_written import OF_VALUE, Network, arguments
 
+import thriftgrad as tg
 from thriftgrad import check
 
 NAMES = {
@@ -167,3 +168,85 @@ def test_in_large_networks():
         report = check.gradients(network.loss, args, analytic=network.backward)
         assert report.blocks[0].directions
         assert report.diagnosis == NAMES[fault], report
+
+
+def test_a_forgotten_column_is_no_stale_cache():
+    network = Network("sigmoid")
+
+    def forgetful(params, x, y):
+        gradients = [list(pair) for pair in network.backward(params, x, y)]
+        gradients[1][0][:, 2] = 0.0
+        return gradients
+
+    args = arguments(0, sizes=(3, 6, 8, 2))
+    args = ([list(pair) for pair in args[0]], *args[1:])
+    report = check.gradients(network.loss, args, analytic=forgetful)
+    assert [block.name for block in report.blocks if not block.ok] == ["params[1][0]"]
+    assert "cache" not in report.diagnosis, report
+
+
+def complex_loss(w, x):
+    return np.sum(np.abs(np.tanh(x @ w)) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 2)])
+def test_complex_gradients(shape):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=shape) + 1j * rng.normal(size=shape)
+    x = rng.normal(size=(4, 3)) / 4
+    right = tg.grad(complex_loss)
+    names = {
+        "conjugated": lambda w, x: np.conj(right(w, x)),
+        "sign": lambda w, x: -right(w, x),
+        "": lambda w, x: right(w, x) + 1j,
+    }
+    if shape == (3, 3):
+        names["transposed weights"] = lambda w, x: right(w, x).T
+    for name, wrong in names.items():
+        report = check.gradients(complex_loss, (w, x), analytic=wrong)
+        assert not report.ok
+        assert report.diagnosis == name
+
+
+def test_the_wrong_shape_is_not_called_zero():
+    report = check.gradients(
+        lambda w, x: np.sum(np.tanh(x @ w)),
+        (np.ones((3, 2)), np.ones((4, 3))),
+        analytic=lambda w, x: np.ones((5, 7)),
+    )
+    assert not report.ok
+    assert report.diagnosis == ""
+    assert "the gradient has shape (5, 7), the parameter has (3, 2)" in str(report)
+
+
+def test_what_a_closure_hides_is_asked_for():
+    params, x, y = arguments(0)
+    network = Network("tanh", "missing")
+    inside = check.gradients(
+        lambda params: network.loss(params, x, y),
+        (params,),
+        analytic=lambda params: network.backward(params, x, y),
+    )
+    assert not inside.findings
+    assert "pass x and y as arguments" in " ".join(str(inside).split())
+    outside = check.gradients(network.loss, (params, x, y), analytic=network.backward)
+    assert outside.diagnosis == NAMES["missing"]
+    assert "pass x and y" not in str(outside)
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_another_wrong_derivative_of_a_saturated_tanh(spread):
+    """1 − h in the place of 1 − h² differs from 1 only by what is lost far out."""
+    network = Network("tanh")
+
+    def wrong(params, x, y):
+        _, (_, h, out) = network.forward(params, x)
+        d2 = (out - y) / len(x)
+        d1 = d2 @ params[1][0].T * (1 - h)
+        return [(x.T @ d1, d1.sum(axis=0)), (h.T @ d2, d2.sum(axis=0))]
+
+    for seed in range(4):
+        args = arguments(seed, (3, 4, 2), spread=spread)
+        report = check.gradients(network.loss, args, analytic=wrong)
+        assert not report.ok
+        assert "missing derivative" not in report.diagnosis, f"seed {seed}\n{report}"

@@ -28,6 +28,30 @@ def test_no_false_alarm_over_a_thousand_networks():
     assert unsure < 0.01 * blocks
 
 
+def softmax_loss(w, x):
+    z = x @ w
+    z = z - z.max(axis=1, keepdims=True)
+    return -np.mean((z - np.log(np.exp(z).sum(axis=1, keepdims=True)))[:, 0])
+
+
+def test_no_false_alarm_where_a_softmax_is_saturated():
+    """Slopes of 1e-30 that vanish beside the numbers on the way, so that the values do not move."""
+    args = (np.array([[1.0, -1.0], [0.0, 0.5]]), np.array([[30.0, -20.0]]))
+    check.gradients(softmax_loss, args).raise_if_wrong()
+    for seed in range(300):
+        rng = np.random.default_rng([seed, 2])
+        inputs, classes, batch = rng.integers(2, 5, 3)
+        w = 10 ** rng.uniform(0, 2) * rng.normal(size=(inputs, classes))
+        report = check.gradients(softmax_loss, (w, rng.normal(size=(batch, inputs))), rng=seed)
+        assert report.ok, f"seed {seed}\n{report}"
+
+
+def test_a_wrong_gradient_where_nothing_changes():
+    relu = lambda x: np.sum(np.maximum(x, 0))
+    report = check.gradients(relu, (np.array([-3.0, 2.0]),), analytic=np.array([1e-9, 1.0]))
+    assert report.blocks[0].wrong == 1
+
+
 def test_what_a_block_says():
     x = np.array([[1.0, 2.0], [3.0, 4.0]])
     wrong = 2 * x
@@ -45,6 +69,16 @@ def test_what_a_block_says():
     norms = np.linalg.norm(wrong) + np.linalg.norm(2 * x)
     assert block.difference == pytest.approx(0.5 / norms)
     assert block.verdict == "wrong"
+
+
+def test_relative_differences_of_what_is_wrong():
+    """Entries that fail are not excused by how badly they could be measured."""
+    f = lambda x: 1e12 + np.sum(np.abs(x) ** 2)
+    x = np.array([1.0, 2.0])
+    (block,) = check.gradients(f, (x,), analytic=np.array([2.0, -4.0])).blocks
+    assert block.wrong == 1
+    assert block.max_relative == pytest.approx(1.0, rel=1e-3)
+    assert block.mean_relative == pytest.approx(0.5, rel=1e-2)
 
 
 @pytest.mark.parametrize("size", [1e-3, 3e-6])
@@ -180,6 +214,14 @@ def test_complex_arguments():
     assert report.blocks[0].checked == 4
     wrong = check.gradients(f, (z,), analytic=tg.grad(f)(z) + np.array([0, 0.1j]))
     assert wrong.blocks[0].worst.index == (1, "im")
+
+
+def test_numpys_integers_pick_arguments():
+    f = lambda x, y: np.sum(x * y)
+    for argnums in (np.int64(1), [np.int64(0), 1], np.array([0, 1])):
+        assert check.gradients(f, (np.ones(2), np.ones(2)), argnums=argnums).ok
+    with pytest.raises(ConfigError, match=r"argnums=0\.0: expected a whole number"):
+        check.gradients(f, (np.ones(2), np.ones(2)), argnums=0.0)
 
 
 def test_models_are_checked_in_float64():

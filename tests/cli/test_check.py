@@ -30,6 +30,9 @@ def right(p, x):
 def wrong(p, x):
     return {"w": -x.mean(axis=0)}
 
+def fails(p, x):
+    raise RuntimeError("two\\nlines")
+
 number = 3.0
 """
 
@@ -45,6 +48,9 @@ def run(tmp_path, monkeypatch):
     def run(*arguments):
         return CliRunner().invoke(app, [str(each) for each in arguments])
 
+    (tmp_path / "broken_module.py").write_text("def f(x:\n")
+    (tmp_path / "needy_module.py").write_text("import no_such_library\n")
+    (tmp_path / "raising_module.py").write_text("raise ValueError('no')\n")
     yield run
     sys.modules.pop("checked_module", None)
 
@@ -87,6 +93,29 @@ def test_another_library(run):
         (["checked_module:loss", "--args", "number"], "expected a tuple"),
         (["checked_module:number", "--shape", "3"], "expected a function"),
         (["no_such_module:loss", "--shape", "3"], "no module 'no_such_module'"),
+        (["checked_module.py:loss", "--shape", "3"], "without .py: checked_module:loss"),
+        (["broken_module:f", "--shape", "3"], "broken_module cannot be imported: SyntaxError"),
+        (["needy_module:f", "--shape", "3"], "No module named 'no_such_library'"),
+        (["raising_module:f", "--shape", "3"], "raising_module cannot be imported: ValueError: no"),
+        (["no_such.module:f", "--shape", "3"], "no module 'no_such.module'"),
+        ([":f", "--shape", "3"], "no module ''"),
+        (
+            ["checked_module:loss", "--shape", "3,4", "--shape", "5"],
+            "of shapes (3, 4), (5,): Value",
+        ),
+        (["checked_module:loss", *["--shape", "3"] * 3], "of shapes (3,), (3,), (3,): TypeError"),
+        (
+            ["checked_module:line", "--args", "data", "--gradient", "fails"],
+            "RuntimeError: two lines",
+        ),
+        (
+            ["checked_module:line", "--args", "data", "--with", "jax", "--second-order"],
+            "give one of the two",
+        ),
+        (
+            ["checked_module:loss", "--shape", "3,4", "--shape", "5", "--with", "jax"],
+            "of shapes (3, 4), (5,): Value",
+        ),
         (["nothing_here"], "holds no run"),
         (["nothing_here", "--shape", "3"], "taken for the folder of a run"),
     ],
@@ -95,3 +124,4 @@ def test_what_makes_no_sense(run, arguments, message):
     result = run(*arguments)
     assert isinstance(result.exception, ConfigError)
     assert message in str(result.exception)
+    assert "\n" not in str(result.exception)

@@ -47,6 +47,19 @@ def test_several_functions():
     ]
 
 
+def test_each_answer_is_given_once():
+    assert run("svd", "np.linalg.svd").stdout.count("np.linalg.svd: ") == 1
+
+
+def test_an_unknown_function_among_others():
+    result = run("exp", "exq", "log", "sinn")
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["np.exp", "np.log"]
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ConfigError)
+    assert "exq: no function" in str(result.exception)
+    assert "sinn: no function" in str(result.exception)
+
+
 def test_an_unknown_function():
     result = run("np.exq")
     assert isinstance(result.exception, ConfigError)

@@ -65,8 +65,30 @@ def test_other_sizes_are_fitted_and_it_is_said(command, run_folder, picture):
     assert "fitted from 80 × 80 to 8 × 8" in result.stdout
     assert predicted(result) == 0
     assert "fitted from 160 × 80" in command("predict", run_folder, "wide.png").stdout
-    Image.new("L", (1, 300), 0).save("thread.png")
+    thread = Image.new("L", (1, 300), 0)
+    thread.paste(255, (0, 0, 1, 150))
+    thread.save("thread.png")
     command("predict", run_folder, "thread.png")
+
+
+def test_light_ink_on_a_transparent_ground(command, run_folder, picture):
+    plain = Image.fromarray(picture)
+    plain.save("plain.png")
+    expected = command("predict", run_folder, "plain.png").stdout.splitlines()[1:]
+    ink = Image.new("RGBA", plain.size, "white")
+    ink.putalpha(plain)
+    ink.save("light.png")
+    first, *rest = command("predict", run_folder, "light.png").stdout.splitlines()
+    assert first == "light.png: 0  (put on black)"
+    assert rest == expected
+
+
+def test_blank_pictures(command, run_folder):
+    Image.new("L", (8, 8), 200).save("paper.png")
+    Image.new("RGBA", (30, 20), (0, 0, 0, 0)).save("nothing.png")
+    for name in ("paper.png", "nothing.png"):
+        result = command("predict", run_folder, name, code=1)
+        assert f"{name}: the picture is blank" in result.stderr
 
 
 def test_several_pictures(command, run_folder, picture):

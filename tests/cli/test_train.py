@@ -122,6 +122,8 @@ def test_a_run_never_overwrites(command, pictures, tmp_path):
         (("--hidden", "12,x"), "'12,x' is not a list of widths"),
         (("--hidden", "0"), "'0' is not a list of widths"),
         (("--hidden", "12,,3"), "is not a list of widths"),
+        (("--hidden", "1000001"), "wider than 1,000,000"),
+        (("--hidden", "9" * 5000), "wider than 1,000,000"),
         (("--epochs", "0"), "--epochs"),
         (("--batch-size", "-1"), "--batch-size"),
         (("--seed", "-1"), "--seed"),
@@ -185,13 +187,39 @@ def test_damaged_runs(command, run_folder, tmp_path, name, content, message):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("hidden", "8"), ("hidden", [8.5]), ("activation", "swish"), ("lr", None), ("inputs", True)],
+    [
+        ("hidden", "8"),
+        ("hidden", [8.5]),
+        ("activation", "swish"),
+        ("lr", None),
+        ("inputs", True),
+        ("hidden", [0]),
+        ("hidden", [10**9]),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("seed", 10**100),
+        ("inputs", 0),
+        ("classes", -3),
+        ("classes", 10**15),
+        ("lr", -0.1),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 10**400),
+        ("image", [8]),
+        ("image", [8, 9]),
+        ("image", [-8, -8]),
+        ("background", 1.5),
+        ("data", "a\0b"),
+    ],
 )
 def test_configurations_that_were_edited_badly(command, run_folder, tmp_path, name, value):
     shutil.copytree(run_folder, tmp_path / "r")
     path = tmp_path / "r" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-    assert name in command("evaluate", "r", code=1).stderr
+    errors = command("evaluate", "r", code=1).stderr
+    assert f"config.json is damaged: {name}" in errors or name == "activation" in errors
+    command("train", "--out", "r", "--resume", code=1)
 
 
 def test_data_that_changed_since(command, run_folder, tmp_path, pictures):
@@ -215,6 +243,45 @@ def test_without_matplotlib_the_run_is_whole(command, pictures, monkeypatch, tmp
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
         f for f in FILES if "png" not in f
     ]
+
+
+def test_too_little_memory_is_one_line_and_leaves_no_folder(
+    command, pictures, monkeypatch, tmp_path
+):
+    options = ("--data", pictures, "--out", "r", *SMALL)
+    for error, message in (
+        (MemoryError(), "error: not enough memory\n"),
+        (MemoryError("Unable to allocate 4 EiB"), "error: not enough memory: Unable to allocate"),
+    ):
+
+        def full(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("thriftgrad.cli._config.build_model", full)
+        assert command("train", *options, code=1).stderr.startswith(message)
+        assert not (tmp_path / "r").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    command("train", *options)
+
+
+def test_labels_that_are_no_classes(command, pictures, tmp_path):
+    with np.load(pictures) as arrays:
+        years = {k: v.astype(int) + 10**9 if k.startswith("y") else v for k, v in arrays.items()}
+    np.savez(tmp_path / "years.npz", **years)
+    result = command("train", "--data", "years.npz", code=1)
+    assert "there are 420 labels, and one of them is 1000000002" in result.stderr
+
+
+def test_a_snapshot_that_is_gone(command, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "r")
+    (tmp_path / "r" / "snapshot.safetensors").unlink()
+    before = (tmp_path / "r" / "metrics.csv").read_bytes()
+    result = command("train", "--out", "r", "--resume", code=1)
+    assert "metrics.csv has 3 epochs, but snapshot.safetensors is gone" in result.stderr
+    assert (tmp_path / "r" / "metrics.csv").read_bytes() == before
+    (tmp_path / "r" / "metrics.csv").unlink()  # as after a kill before the first snapshot
+    command("train", "--out", "r", "--resume")
 
 
 def test_interrupted_from_the_keyboard(command, pictures, monkeypatch):
@@ -266,6 +333,37 @@ def test_killed_and_interrupted_and_resumed(pictures, tmp_path):
     assert whole.returncode == 0, errors
     assert epochs(folder) == 40
     assert same(weights(tmp_path / "whole"), weights(folder))
+
+
+def test_interrupted_while_importing():
+    code = (
+        "import sys\n"
+        "from thriftgrad.cli import main\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that break")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away(run_folder, buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    process = start("evaluate", run_folder, env=environment)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+    process.stderr.close()
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "thriftgrad", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"thriftgrad {__version__}\n", "")
 
 
 def epochs(folder):

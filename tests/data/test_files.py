@@ -279,9 +279,13 @@ def test_arrays_that_make_no_data_set(others, said, digits, tmp_path):
     refused(write(tmp_path, "n", npz(*digits, **others)), said)
 
 
-def test_a_label_too_large_for_one_hot_rows(digits, tmp_path):
+def test_a_label_too_large_for_one_hot_rows(digits, tmp_path, monkeypatch):
     path = write(tmp_path, "n", npz(*digits, y_test=np.array([0, 10**15])))
-    assert load(path).classes == 10**15 + 1
+    with pytest.raises(DataError, match=f"14 labels, and one of them is {10**15}"):
+        load(path)
+    path = write(tmp_path, "n", npz(*digits, y_test=np.array([0, 1013])))
+    assert load(path).classes == 1014
+    monkeypatch.setattr("thriftgrad.data.dataset.LIMIT", 2 * 1014 * 4 - 1)
     with pytest.raises(DataError, match="one_hot=False"):
         load(path, one_hot=True)
 

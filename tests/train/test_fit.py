@@ -202,6 +202,95 @@ def test_a_layer_that_divides_by_zero_is_named():
         run(nn.Sequential(nn.Linear(3, 3, rng=0), nn.tanh, inverse), (x, y))
 
 
+class Inverse(nn.Module):
+    """A layer with a function, a generator and a count of its own; 1/0 is its output."""
+
+    def __init__(self):
+        self.function = np.log
+        self.rng = np.random.default_rng(3)
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        self.rng.random(2)
+        return self.function(x * 0)
+
+
+class Net(nn.Module):
+    def __init__(self, inner):
+        self.blocks = {"first": nn.Linear(3, 3, rng=0), "second": inner}
+
+    def __call__(self, x):
+        return self.blocks["second"](self.blocks["first"](x))
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (
+            nn.Sequential(np.tanh, nn.Sequential(lambda x: x / 0)),
+            r"blocks\.second\.1\.0 \(<lambda>\)",
+        ),
+        (Inverse(), r"layer blocks\.second\.function \(log\)"),
+        (nn.Sequential(nn.Linear(3, 3, rng=0), Inverse()), r"blocks\.second\.1\.function \(log\)"),
+    ],
+)
+def test_a_layer_deep_inside_is_named_and_all_is_as_it_was(inner, message):
+    model = Net(inner)
+    calls = {kind: kind.__call__ for kind in (Net, Inverse, nn.Sequential, nn.Linear)}
+    with pytest.raises(NonFiniteError, match=message):
+        run(model)
+    assert all(kind.__call__ is call for kind, call in calls.items())
+    for module in model.modules():
+        if isinstance(module, Inverse):
+            assert module.calls == 1
+            assert module.function is np.log
+            rng = np.random.default_rng(3)
+            rng.random(2)
+            assert module.rng.bit_generator.state == rng.bit_generator.state
+
+
+def test_a_model_that_makes_bad_numbers_itself_or_cannot_be_copied():
+    class Root(nn.Module):
+        def __init__(self):
+            self.linear = nn.Linear(3, 3, rng=0)
+
+        def __call__(self, x):
+            self.hidden = self.linear(x)
+            return np.log(self.hidden * 0)
+
+    with pytest.raises(NonFiniteError, match="output is not finite, x and all weights are"):
+        run(Root())  # a tensor in it is not to be copied
+
+    class Other(Root):
+        def __call__(self, x):
+            return np.log(self.linear(x) * 0)
+
+    with pytest.raises(NonFiniteError, match="the output of the Other itself is the first"):
+        run(Other())
+
+
+def test_weights_spoilt_by_the_very_last_step(tmp_path):
+    class Burst(optim.SGD):
+        def update(self, value, gradient, state, lr, step):
+            value, state = super().update(value, gradient, state, lr, step)
+            return value * np.float32("inf" if step >= 5 else 1), state
+
+    model = network()
+    optimizer = Burst(model.parameters(), lr=0.1)
+    options = dict(loss=nn.cross_entropy, epochs=1, batch_size=16, snapshot=tmp_path / "s")
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(
+            NonFiniteError,
+            match=r"epoch 1: the weights 0\.weight are not finite after the last step",
+        ),
+    ):
+        train.fit(model, blobs(), optimizer=optimizer, **options)
+    train.load(model, tmp_path / "s")
+    assert all(np.isfinite(p.value).all() for p in model.parameters())
+
+
 def test_data_that_are_not_finite_are_named():
     x, y = blobs()
     x[17, 1] = np.nan
@@ -281,6 +370,9 @@ X, Y = blobs(12)
         ({"callbacks": [print]}, ConfigError, "callbacks has a builtin_function_or_method"),
         ({"callbacks": print}, ConfigError, "expected a list"),
         ({"loss": lambda z, y: z}, ConfigError, r"returned a Tensor of shape \(12, 3\)"),
+        ({"loss": "mse"}, ConfigError, "loss is a str; expected a function"),
+        ({"data": (np.ma.masked_less(X, 0), Y)}, DataError, "train: x is a masked array"),
+        ({"data": (X, np.ma.masked_less(Y, 1))}, DataError, "train: y is a masked array"),
         ({"loss": lambda z, y: 1.0}, ConfigError, "returned a float; expected a real scalar"),
         ({"loss": lambda z, y: np.mean(z.value)}, ConfigError, "which records nothing"),
     ],

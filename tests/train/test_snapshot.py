@@ -147,10 +147,10 @@ X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
 
 
-def small(rng=0, dtype=np.float32, width=6):
+def small(rng=0, dtype=np.float32, width=6, activation=nn.relu):
     return nn.Sequential(
         nn.Linear(4, width, rng=rng, dtype=dtype),
-        nn.relu,
+        activation,
         nn.Dropout(0.2, rng=9),
         nn.Linear(width, 2, rng=rng, dtype=dtype),
     )
@@ -322,7 +322,8 @@ def test_unusual_arrays_survive(tmp_path):
         ({"make": lambda p, lr: optim.Adam(p, lr, eps=1e-3)}, "saved with eps = 1e-08"),
         ({"model": small(width=7)}, r"shape \(4, 6\), expected \(4, 7\)"),
         ({"model": small(dtype=np.float64)}, "in float32, the model in float64"),
-        ({"model": nn.Sequential(nn.Linear(4, 2, rng=0))}, "random generators"),
+        ({"model": nn.Sequential(nn.Linear(4, 2, rng=0))}, "layers = "),
+        ({"model": small(activation=nn.tanh)}, "1 relu.*, now '.*1 tanh"),
     ],
 )
 def test_a_training_that_does_not_fit(tmp_path, second, message):
@@ -408,3 +409,31 @@ def test_a_failing_write_leaves_the_old_snapshot(tmp_path, monkeypatch):
         train.save(small(rng=2), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    with pytest.raises(OSError, match=r"No space left.*m'$"):
+        train.save(small(rng=2), path)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match=r"none.m'$"):
+        train.save(small(), tmp_path / "none" / "m")
+
+
+def test_numbers_of_a_type_that_numpy_does_not_have(tmp_path):
+    header = json.dumps({"model.w": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}})
+    (tmp_path / "m").write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0")
+    with pytest.raises(SnapshotError, match="expected a safetensors file"):
+        train.load(small(), tmp_path / "m")
+
+
+def test_a_learning_rate_in_the_snapshot_goes_on(tmp_path):
+    fit(tmp_path / "s", 1)
+    _, history = fit(tmp_path / "s", 2, make=lambda p, lr: optim.Adam(p, lr=0.5))
+    assert history.learning_rate.tolist() == [0.05, 0.05]
+
+
+def test_a_function_without_a_name_is_the_same_in_every_process():
+    from functools import partial
+
+    from thriftgrad.train._diagnosis import layers
+
+    named = layers(nn.Sequential(partial(lambda x, by: x * by, by=2)))
+    assert named[0] == "Sequential"
+    assert " at 0x" not in named[1]

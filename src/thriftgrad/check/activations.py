@@ -63,6 +63,8 @@ MISTAKES = {
     ),
 }
 
+# Up to where the slope of the activation, or of its derivative, is a tenth of the largest or more.
+_OPEN = {"sigmoid": 3.6, "tanh": 1.8, "softplus": 3.6}
 _GRID = np.linspace(-9.0, 9.0, 3601)
 
 
@@ -78,20 +80,32 @@ def explains(steps: Array, ratios: Array) -> list[tuple[str, str]]:
     if change <= 1e-2 * np.max(np.abs(ratios)):
         return []
     found = []
+    turns = steps / steps[1]
     for kind, mistake in MISTAKES.items():
         for name, activation in ACTIVATIONS.items():
             with np.errstate(all="ignore"):
                 ratio = mistake.ratio(activation)
                 starts, seconds = _roots(ratio, ratios[0]), _roots(ratio, ratios[1])
                 if any(
-                    np.allclose(
-                        ratio(z + (w - z) * steps / steps[1]), ratios, rtol=0, atol=1e-5 * change
-                    )
+                    _fits(ratio, z + (w - z) * turns, ratios, change, _OPEN[name])
                     for z in starts
                     for w in seconds
                 ):
                     found.append((kind, name))
     return found
+
+
+def _fits(ratio: Function, z: Array, ratios: Array, change: float, limit: float) -> bool:
+    """Tell whether r(z) are the ratios, which says something only where not every z is saturated.
+
+    Far out each r is a constant and an exponential, and so are the ratios of many other mistakes.
+    """
+    unsaturated = np.abs(z) <= limit
+    if not unsaturated.any():
+        return False
+    apart = np.abs(ratio(z) - ratios)
+    smaller = min(change, float(np.max(np.abs(ratios[unsaturated]))))
+    return bool(np.all(apart <= 1e-5 * change) and np.all(apart[unsaturated] <= 1e-5 * smaller))
 
 
 def _roots(function: Function, wanted: float) -> list[float]:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -45,7 +45,8 @@ def compare(
     tells kinks apart.
 
     Args:
-        function: plain NumPy code, called as in `gradients`; it may call functions of its own module.
+        function: plain NumPy code, called as in `gradients`; it may call functions of its own module,
+            and be a method whose instance holds arrays and other methods.
         args: the arguments; trees of dicts, lists, tuples and arrays.
         with_: "jax", "torch" or "autograd".
         analytic: what to compare, as in `gradients`; None for thriftgrad's gradient.
@@ -70,7 +71,7 @@ def compare(
         raise ConfigError(f"with_={with_!r}: expected one of {', '.join(map(repr, LIBRARIES))}")
     problem = Problem(function, args, argnums)
     value = float(problem.checked_value())
-    given = Analytic(grad(function, argnums) if analytic is None else analytic, problem)
+    given = Analytic(grad(function, problem.argnums) if analytic is None else analytic, problem)
     try:
         other, found = _BACKENDS[with_](function, problem.args, tuple(problem.positions))
     except ImportError as error:
@@ -200,20 +201,31 @@ class _Rebuilder:
         if isinstance(value, np.ndarray):
             return self.convert(value)
         if isinstance(value, types.FunctionType):
-            home = value.__module__ or ""
-            if home.partition(".")[0] == "numpy":
+            if _package(value) == "numpy":
                 return self._named(self.names, value.__name__)
-            if home.partition(".")[0] == "thriftgrad":
-                raise ConfigError(
-                    f"the function calls {home}.{value.__name__}, which {self.library} does not know; "
-                    f"compare takes functions in plain NumPy calls"
-                )
+            if _package(value) == "thriftgrad":
+                self._refuse(f"{value.__module__}.{value.__name__}")
+            if hasattr(value, "__wrapped__") and _home(value) == "thriftgrad":
+                return self.value(value.__wrapped__)  # a primitive
             return self._copy(value)
+        if isinstance(value, types.MethodType):
+            if _package(value.__func__) == "thriftgrad":
+                self._refuse(f"{value.__func__.__module__}.{value.__func__.__qualname__}")
+            # What it finds in self is to be rebuilt as well, other methods too.
+            return types.MethodType(self.value(value.__func__), _Self(value.__self__, self))
+        if callable(value) and "thriftgrad" in map(_package, type(value).__mro__):
+            self._refuse(f"a {type(value).__name__} of thriftgrad")
         if isinstance(value, np.ufunc) or (
             callable(value) and str(getattr(value, "__module__", "")).startswith("numpy")
         ):
             return self._named(self.names, value.__name__)
         return value
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ConfigError(
+            f"the function calls {what}, which {self.library} does not know; compare takes functions "
+            f"in plain NumPy calls"
+        )
 
     def _module(self, module: types.ModuleType) -> Any:
         if module is np:
@@ -223,6 +235,8 @@ class _Rebuilder:
             for part in module.__name__.split(".")[1:]:
                 found = self._named(found, part)
             return found
+        if module.__name__.partition(".")[0] == "thriftgrad":
+            return _Namespace(module, self)
         if module.__name__ == "scipy.special":
             where = {"jax": "jax.scipy.special", "autograd": "autograd.scipy.special"}
             return import_module(where.get(self.library, "torch.special"))
@@ -257,6 +271,39 @@ class _Rebuilder:
         if function.__defaults__:
             copy.__defaults__ = tuple(self.value(d) for d in function.__defaults__)
         return copy
+
+
+class _Namespace:
+    """Stands for a module in a copy, and hands out what stands for the module's contents."""
+
+    def __init__(self, module: types.ModuleType, rebuilder: _Rebuilder) -> None:
+        self._module = module
+        self._rebuilder = rebuilder
+
+    def __getattr__(self, name: str) -> Any:
+        return self._rebuilder.value(getattr(self._module, name))
+
+
+class _Self:
+    """Stands for an instance in copies of its methods; what they set stays here."""
+
+    def __init__(self, instance: Any, rebuilder: _Rebuilder) -> None:
+        self.__dict__["_thriftgrad_found"] = lambda name: rebuilder.value(getattr(instance, name))
+
+    def __getattr__(self, name: str) -> Any:
+        found = self.__dict__["_thriftgrad_found"](name)
+        if isinstance(found, types.MethodType) and isinstance(found.__self__, _Self):
+            return types.MethodType(found.__func__, self)
+        return found
+
+
+def _package(value: Any) -> str:
+    return str(getattr(value, "__module__", "")).partition(".")[0]
+
+
+def _home(function: types.FunctionType) -> str:
+    """Return the package that a function's code is in, whatever it has been named after."""
+    return str(function.__globals__.get("__name__", "")).partition(".")[0]
 
 
 def _names(code: types.CodeType) -> set[str]:

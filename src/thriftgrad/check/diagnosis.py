@@ -69,6 +69,16 @@ class Case:
         both = np.array([*smooth, *along]).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
+    def worst(self, k: int) -> list[int]:
+        """Return the compared entries of block `k` that are furthest from what was measured."""
+        c = self.compared[k]
+        apart = [
+            (-abs(float(c.analytic[i]) - n), i)
+            for i, n, j in zip(c.index, c.numeric, c.jump, strict=True)
+            if not j
+        ]
+        return [i for _, i in sorted(apart)[:6]]
+
     def differs(self, k: int, analytic: Array) -> bool:
         """Tell whether another gradient for block `k` disagrees with what was measured."""
         c = self.compared[k]
@@ -214,9 +224,10 @@ def history(case: Case, wrong: list[int]) -> Explanations:
     stale = []
     for k in rest:
         then = there.variables[k].coordinates(raw[k])
-        entries = _largest(then - case.given.here[k], 6)
+        # The first call was right where it changed most and where it is wrong now, so that what is
+        # wrong here is what has changed since.
+        entries = list(dict.fromkeys([*_largest(then - case.given.here[k], 6), *case.worst(k)]))
         numeric = case.numeric(there, k, entries)
-        # The first call was right, and what is wrong here is what has changed since.
         if numeric is not None and _close(then[entries], numeric, 1e-6):
             stale.append(k)
     if stale:
@@ -229,7 +240,8 @@ def history(case: Case, wrong: list[int]) -> Explanations:
 
 def nothing_arrives(case: Case, wrong: list[int]) -> Explanations:
     """Look for blocks that are zero."""
-    zero = [k for k in wrong if case.given.here[k].size and not case.given.here[k].any()]
+    here, problems = case.given.here, case.given.problems
+    zero = [k for k in wrong if not problems[k] and here[k].size and not here[k].any()]
     if zero:
         yield "no gradient arrives", "it is zero everywhere, and the slopes are not", zero
 
@@ -321,11 +333,26 @@ def transposed_gradient(case: Case, wrong: list[int]) -> Explanations:
     for k in wrong:
         shape = case.problem.variables[k].shape
         if len(shape) == 2 and shape[0] == shape[1] > 1:
-            turned = case.given.here[k].reshape(shape).T.reshape(-1)
+            # The last axis holds real and imaginary parts, of complex numbers.
+            turned = case.given.here[k].reshape(*shape, -1).swapaxes(0, 1).reshape(-1)
             if not case.differs(k, turned):
                 found.append(k)
     if found:
         yield "transposed weights", "the gradient itself is transposed: analytic.T = numeric", found
+
+
+def conjugated(case: Case, wrong: list[int]) -> Explanations:
+    """Look for complex gradients that are right once conjugated."""
+    found = []
+    for k in wrong:
+        if case.problem.variables[k].is_complex and not case.given.problems[k]:
+            other = case.given.here[k].copy()
+            other[1::2] *= -1
+            if not case.differs(k, other):
+                found.append(k)
+    if found:
+        evidence = "analytic = conj(numeric), which for z = x + iy is ∂f/∂x − i·∂f/∂y here"
+        yield "conjugated", evidence, found
 
 
 def single_example(case: Case, wrong: list[int]) -> Explanations:
@@ -407,6 +434,8 @@ def _transposed_weights(
     case: Case, problem: Problem, gradient: list[Array], k: int
 ) -> tuple[str, str] | None:
     """Look whether δ has come back through a square matrix W as Wδ in place of Wᵀδ."""
+    if any(v.is_complex for v in problem.variables):
+        return None
     shape = problem.variables[k].shape
     entries = _largest(gradient[k], _UNITS)
     n = case.numeric(problem, k, entries)
@@ -472,6 +501,7 @@ HYPOTHESES: tuple[Callable[[Case, list[int]], Explanations], ...] = (
     nothing_arrives,
     history,
     constant_factor,
+    conjugated,
     transposed_gradient,
     penalty,
     unmoved,

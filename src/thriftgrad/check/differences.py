@@ -124,7 +124,14 @@ def slope(line: Line, values: Values, scale: float, good: Callable[[float], floa
         else:
             if bend + rounding < best.error:
                 best = Slope(float(m.value), bend + rounding)
-            if best.error <= good(best.value) or (m.value == 0 and bend == 0):
+            if m.value == 0 and bend == 0:
+                # Nothing changes at all. What rounding swallows may still have a slope: beside
+                # numbers of order 1 along the way, or beside the value, a change below eps is lost.
+                if best.value:
+                    return best
+                lost = values.eps * max(1.0, abs(values.middle)) / t
+                return Slope(0.0, max(best.error, lost))
+            if best.error <= good(best.value):
                 return best
             if rounding > bend:
                 if t * _GROW > _LARGEST * max(scale, 1.0):

@@ -33,6 +33,12 @@ PROBED = 4
 SMALL = 16
 """... unless it has no more entries than that."""
 
+UNEXPLAINED = "none of the known mistakes explains these differences"
+HINT = (
+    "; if the function computes with data, pass x and y as arguments, so that single examples can be "
+    "looked at"
+)
+
 _PLURAL = {"complex step": "complex steps", "differences": "differences"}
 
 
@@ -73,7 +79,8 @@ def gradients(
             a tree. None for the gradient that thriftgrad makes of `function`.
         argnums: which arguments the gradient is for, one or several, as in `thriftgrad.grad`.
         second_order: check gradients of gradients too, along random directions v: the product H·v
-            with the Hessian against differences of the gradient. Only where `analytic` is None.
+            with the Hessian against differences of the gradient. Only where `analytic` is None, and
+            not for complex arguments, which are refused.
         directions: compare along so many random directions a block, however few entries it has.
         tolerance: relative difference to allow.
         rng: seed or generator of the directions.
@@ -83,8 +90,9 @@ def gradients(
 
     Raises:
         ConfigError: arguments that do not fit together.
-        DifferentiationError: an argument without derivative, or a function that returns no scalar,
-            another value when called again, or that writes into its arguments.
+        DifferentiationError: an argument without derivative, a complex one with `second_order`, or
+            a function that returns no scalar, another value when called again, or that writes into
+            its arguments.
         NonFiniteError: the function is NaN or infinite at the arguments.
 
     Example:
@@ -106,7 +114,7 @@ def gradients(
     rng = np.random.default_rng(rng)
     problem = Problem(function, args, argnums)
     if analytic is None:
-        given = Analytic(grad(function, argnums), problem)
+        given = Analytic(grad(function, problem.argnums), problem)
     else:
         given = Analytic(analytic, problem, rng)
     references = [reference(a) for a in given.here]
@@ -128,11 +136,14 @@ def gradients(
     if second_order:
         blocks += _second_order(problem, directions or 2, tolerance, rng)
     first = blocks[: len(problem.variables)]
-    findings = []
+    findings, unexplained = [], UNEXPLAINED
     if not all(block.ok for block in first):
-        findings = diagnose(Case(problem, given, probe, first, seen, rng))
+        case = Case(problem, given, probe, first, seen, rng)
+        findings = diagnose(case)
+        if given.function is not None and case.batch() is None:
+            unexplained += HINT
     against = "against " + " and ".join(sorted({_PLURAL[block.method] for block in blocks}))
-    return Report(problem.name, against, blocks, findings, problem.calls, tolerance)
+    return Report(problem.name, against, blocks, findings, problem.calls, tolerance, unexplained)
 
 
 def _all_entries(probe: Probe, given: Analytic, k: int) -> Compared:

@@ -9,6 +9,7 @@ of the gradient, laid out as one vector of real numbers.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,7 @@ class Problem:
     """A function with arguments in float64, and the leaves of them that are varied.
 
     Attributes:
-        function, args, argnums: the call, and which positions are varied.
+        function, args, argnums: the call, and which positions are varied; one int or several.
         variables: the leaves that are varied.
         calls: how often the function was called.
     """
@@ -91,9 +92,9 @@ class Problem:
             )
         self.calls = 0
         self.function = function
-        self.argnums = argnums
+        self.argnums = _whole(argnums)
         self.args = [tree.map(in_double, a) for a in args]
-        self.positions = _positions(argnums, len(args))
+        self.positions = _positions(self.argnums, len(args))
         self.variables: list[Variable] = []
         self._trees: dict[int, tuple[list[Any], Any]] = {}
         self._homes: list[tuple[int, int]] = []
@@ -264,6 +265,20 @@ def _variable(leaf: Any, name: str) -> Variable:
 
 def _numeric(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray | np.generic | float | complex)
+
+
+def _whole(argnums: Any) -> int | tuple[int, ...]:
+    """Return argnums as Python's own integers; NumPy's will do as well."""
+    try:
+        return operator.index(argnums)
+    except TypeError:
+        pass
+    try:
+        return tuple(operator.index(i) for i in argnums)
+    except TypeError:
+        raise ConfigError(
+            f"argnums={argnums!r}: expected a whole number, or several in a tuple"
+        ) from None
 
 
 def _positions(argnums: int | Sequence[int], given: int) -> list[int]:

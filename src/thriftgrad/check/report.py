@@ -58,8 +58,8 @@ class Block:
         directions: along how many random directions the whole block was compared; 0 where every
             entry was.
         difference: ‖a − n‖ / (‖a‖ + ‖n‖).
-        mean_relative, max_relative: of |a − n| / (|a| + |n|), where entries too small to be
-            measured to the tolerance count relative to what could be.
+        mean_relative, max_relative: of |a − n| / (|a| + |n|), where entries that pass and are too
+            small to be measured to the tolerance count relative to what could be.
         total_difference: Σ |a − n|.
         worst: the entry that is furthest beyond what rounding explains; None if none was compared.
         error: ‖estimated error of n‖ / ‖a‖, which says how small a mistake would have been seen.
@@ -117,6 +117,7 @@ class Report:
         findings: mistakes that would explain what is wrong, the likeliest first.
         evaluations: how often the function was called for the comparison.
         tolerance: relative difference allowed beside the estimated errors.
+        unexplained: what to say where something is wrong and there are no findings.
     """
 
     function: str
@@ -125,6 +126,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     evaluations: int = 0
     tolerance: float = 1e-6
+    unexplained: str = ""
 
     @property
     def ok(self) -> bool:
@@ -220,8 +222,8 @@ class Report:
             rest = [block.name for block in self.blocks if not block.ok and block.name not in named]
             if rest:
                 notes.append(f"not explained, but it may follow from that: {', '.join(rest)}")
-        elif not self.ok and not any(block.problem for block in self.blocks):
-            notes.append("none of the known mistakes explains these differences")
+        elif self.unexplained and any(not b.ok and not b.problem for b in self.blocks):
+            notes.append(self.unexplained)
         return notes
 
 

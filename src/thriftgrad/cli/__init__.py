@@ -1,5 +1,6 @@
 """The command line: `thriftgrad train`, `evaluate`, `predict`. One file a command."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -12,6 +13,18 @@ def main() -> None:
     understood, and 130 after an interrupt from the keyboard.
     """
     try:
+        _run()
+    except KeyboardInterrupt:  # while importing; later ones are met where they happen
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # nobody reads on, as under `| head`
+        # What is still in the buffer has to go somewhere when Python flushes it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run() -> None:
+    try:
         from thriftgrad.cli.app import app
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "typer":
@@ -22,4 +35,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    app(prog_name="thriftgrad")
+    try:
+        app(prog_name="thriftgrad")
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
@@ -45,6 +47,17 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float]] = {
 }
 DTYPES = ("float32", "float64")
 
+MAX_WIDTH = 1_000_000
+"""A layer wider than this is a slip of the keyboard, or a damaged file."""
+
+_RANGES = {
+    "epochs": (1, 10**9),
+    "batch_size": (1, 10**9),
+    "seed": (0, 2**128 - 1),
+    "inputs": (1, 10**9),
+    "classes": (1, 10**9),
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -60,6 +73,9 @@ class Config:
         classes: how many there are.
         image: height and width, where an image is a plane of pixels from 0 to 1; else None.
         background: what the pixels at the rim of the training images are on average.
+
+    Raises:
+        ConfigError: a value that makes no sense.
     """
 
     data: str
@@ -82,6 +98,23 @@ class Config:
         _choice("loss", self.loss, LOSSES)
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("dtype", self.dtype, dict.fromkeys(DTYPES))
+        for name, (least, most) in _RANGES.items():
+            _within(name, getattr(self, name), least, most)
+        for width in self.hidden:
+            _within("hidden", width, 1, MAX_WIDTH)
+        if not 0 <= self.lr <= sys.float_info.max:  # JSON may hold a longer integer, too
+            raise ConfigError(f"lr is {_short(self.lr)}; expected a finite number of at least 0")
+        if not 0 <= self.background <= 1:
+            raise ConfigError(f"background is {self.background!r}; expected a number from 0 to 1")
+        if self.image is not None:
+            for side in self.image:
+                _within("image", side, 1, self.inputs)
+            if len(self.image) != 2 or math.prod(self.image) != self.inputs:
+                raise ConfigError(
+                    f"image is {self.image}; expected height and width of {self.inputs} pixels"
+                )
+        if "\0" in self.data:
+            raise ConfigError(f"data is {self.data!r}, which cannot be the name of a file")
 
     @property
     def takes_labels(self) -> bool:
@@ -101,11 +134,15 @@ def parse_hidden(text: str) -> list[int]:
         ConfigError: it is something else.
     """
     parts = text.replace(" ", "").split(",") if text.strip() else []
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    # int refuses a number of thousands of digits: they are counted first.
+    digits = [part.lstrip("0") if part.isascii() and part.isdigit() else "" for part in parts]
+    if not all(digits):
         raise ConfigError(
-            f"{text!r} is not a list of widths of layers, such as 128,64, or '' for none"
+            f"{_short(text)} is not a list of widths of layers, such as 128,64, or '' for none"
         )
-    return [int(part) for part in parts]
+    if any(len(part) > 9 or int(part) > MAX_WIDTH for part in digits):
+        raise ConfigError(f"{_short(text)} has a layer wider than {MAX_WIDTH:,}, the most there is")
+    return [int(part) for part in digits]
 
 
 def build_model(config: Config) -> nn.Sequential:
@@ -193,7 +230,10 @@ def read(folder: Path) -> Config:
             raise ConfigError(f"{path} is damaged: {name} is {content[name]!r}")
     if not all(type(width) is int for width in content["hidden"] + (content["image"] or [])):
         raise ConfigError(f"{path} is damaged: hidden or image are not whole numbers")
-    return Config(**content)
+    try:
+        return Config(**content)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 _KINDS: dict[str, Any] = {
@@ -227,6 +267,18 @@ def resumed(config: Config, given: Mapping[str, Any], folder: Path) -> Config:
             f"out; only --epochs may be given, to raise it"
         )
     return replace(config, epochs=given.get("epochs", config.epochs))
+
+
+def _within(name: str, given: int, least: int, most: int) -> None:
+    if not least <= given <= most:
+        raise ConfigError(
+            f"{name} is {_short(given)}; expected a whole number from {least} to {most:,}"
+        )
+
+
+def _short(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-10:]}"
 
 
 def _choice(name: str, given: Any, table: Mapping[str, Any]) -> None:

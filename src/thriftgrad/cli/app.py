@@ -54,8 +54,13 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             with one_blas_thread():
                 command(*args, **kwargs)
+        except BrokenPipeError:  # nobody reads on, as under `| head`: typer ends quietly
+            raise
         except (ThriftgradError, OSError, ImportError) as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo(f"error: not enough memory{f': {error}' if str(error) else ''}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.echo(f"interrupted{f': {error}' if str(error) else ''}", err=True)

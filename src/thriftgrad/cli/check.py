@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 import typer
 
 from thriftgrad import check as checks
-from thriftgrad.errors import ConfigError
+from thriftgrad import tree
+from thriftgrad.check.problem import copied
+from thriftgrad.errors import ConfigError, ThriftgradError
 
 
 def check(
@@ -75,16 +78,25 @@ def check(
             )
         report = _run(Path(what), examples, second_order, seed)
     else:
+        if with_ and second_order:
+            raise ConfigError(
+                "--second-order checks second derivatives against differences, and --with compares "
+                "first ones with another library's; give one of the two"
+            )
         module, function = _function(what)
         given, argnums = _arguments(module, shape, args, what, seed)
         analytic = _attribute(module, gradient, "--gradient") if gradient else None
+        if callable(analytic):
+            analytic = _explaining(analytic, f"{what}: --gradient {gradient}")
         if with_:
+            # Where it is rebuilt for another library, the function has to be as it was written.
+            _explaining(function, what)(*copied(given))
             report = checks.compare(
                 function, given, with_=with_, analytic=analytic, argnums=argnums
             )
         else:
             report = checks.gradients(
-                function,
+                _explaining(function, what),
                 given,
                 analytic=analytic,
                 argnums=argnums,
@@ -118,20 +130,53 @@ def _function(what: str) -> tuple[Any, Callable[..., Any]]:
     # As with `python -m`, a module in the folder that the command is given in.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if name.endswith(".py"):
+        dotted = ".".join(Path(name).with_suffix("").parts)
+        raise ConfigError(
+            f"{what}: write the module as Python imports it, without .py: {dotted}:{attribute}"
+        )
     try:
-        found = find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
+        module = import_module(name) if name and find_spec(name) else None
+    except Exception as error:  # whatever a person's module does when it is imported
+        if not isinstance(error, ModuleNotFoundError) or not _is_part(error.name, name):
+            raise ConfigError(f"{what}: {name} cannot be imported: {_one_line(error)}") from error
+        module = None
+    if module is None:
         raise ConfigError(
             f"{what}: there is no module {name!r} here; write MODULE:FUNCTION, as Python imports it, or "
             f"the folder of a run"
         )
-    module = import_module(name)
     function = _attribute(module, attribute, what)
     if not callable(function):
         raise ConfigError(f"{what} is a {type(function).__name__}; expected a function")
     return module, function
+
+
+def _explaining(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """Return a function that says in one line what it was called with when it fails."""
+
+    @wraps(function)
+    def explaining(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except ThriftgradError:
+            raise
+        except Exception as error:  # whatever a person's code raises
+            shapes = ", ".join(str(np.shape(leaf)) for a in args for leaf in tree.flatten(a)[0])
+            raise ConfigError(
+                f"{what} fails with arguments of shapes {shapes}: {_one_line(error)}"
+            ) from error
+
+    return explaining
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _is_part(missing: str | None, name: str) -> bool:
+    """Tell whether it is the module itself that is missing, or a package that it would be in."""
+    return missing is not None and f"{name}.".startswith(f"{missing}.")
 
 
 def _arguments(

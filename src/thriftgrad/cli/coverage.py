@@ -31,8 +31,12 @@ def coverage(
         return
     rows = registry.rows()
     if names:
-        answers = [_look_up(name, rows) for name in names]
-        typer.echo("\n".join(str(row) for answer in answers for row in answer))
+        found = {name: registry.find(name, rows) for name in names}
+        for row in dict.fromkeys(row for answer in found.values() for row in answer):
+            typer.echo(str(row))
+        unknown = [_unknown(name, rows) for name, answer in found.items() if not answer]
+        if unknown:
+            raise ConfigError("; ".join(unknown))
         return
     width = max(len(row.name) for row in rows)
     for group, title in registry.GROUPS.items():
@@ -52,14 +56,11 @@ def _counted(rows: list[registry.Row]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
 
 
-def _look_up(name: str, rows: list[registry.Row]) -> list[registry.Row]:
-    found = registry.find(name, rows)
-    if not found:
-        names = {row.name.rpartition(".")[2] for row in rows}
-        close = get_close_matches(name.rpartition(".")[2], sorted(names), n=3)
-        hint = f" (did you mean {', '.join(close)}?)" if close else ""
-        raise ConfigError(
-            f"{name}: no function of that name is handed to other array types by NumPy, nor has one a "
-            f"rule{hint}; a call of it with a tensor is refused"
-        )
-    return found
+def _unknown(name: str, rows: list[registry.Row]) -> str:
+    names = {row.name.rpartition(".")[2] for row in rows}
+    close = get_close_matches(name.rpartition(".")[2], sorted(names), n=3)
+    hint = f" (did you mean {', '.join(close)}?)" if close else ""
+    return (
+        f"{name}: no function of that name is handed to other array types by NumPy, nor has one a "
+        f"rule{hint}; a call of it with a tensor is refused"
+    )

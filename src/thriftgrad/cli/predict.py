@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BAR = 30
+_BLANK = 2
+"""So many of the 256 greys may lie between the pixels of a picture that shows nothing."""
 
 
 def predict(
@@ -91,6 +93,8 @@ def _read(path: Path, shape: list[int], background: float) -> tuple[NDArray[Any]
         shrunk = picture.resize(inner, Image.Resampling.LANCZOS)
         canvas.paste(shrunk, ((width - inner[0]) // 2, (height - inner[1]) // 2))
         pixels = np.asarray(canvas)
+    if int(pixels.max()) - int(pixels.min()) <= _BLANK:
+        raise DataError(f"{path}: the picture is blank: all its pixels are of one grey")
     if (paper > 127) != (background > 0.5):
         changes.append("inverted")
         pixels = 255 - pixels
@@ -98,14 +102,25 @@ def _read(path: Path, shape: list[int], background: float) -> tuple[NDArray[Any]
 
 
 def _grey(picture: Image) -> tuple[Image, list[str]]:
-    """Return a picture in 256 greys; where it is transparent, white shows through."""
+    """Return a picture in 256 greys; where it is transparent, paper shows through."""
     from PIL import Image
 
     changes = []
     if picture.has_transparency_data:
-        changes.append("put on white")
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        paper = "black" if _light_ink(picture) else "white"
+        changes.append(f"put on {paper}")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, paper), picture)
     if picture.mode.startswith(("I", "F")):
         raise ValueError(f"it has pixels of mode {picture.mode}; expected 8 bits a channel")
     return picture.convert("L"), changes
+
+
+def _light_ink(picture: Image) -> bool:
+    """Say whether what stands on a transparent ground is light: on white it would be lost."""
+    opacity = np.asarray(picture.getchannel("A"), dtype=np.float64)
+    rim = np.concatenate([opacity[0], opacity[-1], opacity[:, 0], opacity[:, -1]])
+    if np.median(rim) > 127 or not opacity.any():
+        return False
+    grey = np.asarray(picture.convert("RGB").convert("L"))
+    return bool(np.average(grey, weights=opacity) > 127)

@@ -13,6 +13,8 @@ from thriftgrad.cli._config import ACTIVATIONS, DTYPES, LOSSES, OPTIMIZERS, Conf
 from thriftgrad.cli._images import absolute, hold_out, load_images, picture
 from thriftgrad.data import Dataset, Split, one_hot
 from thriftgrad.errors import ConfigError
+from thriftgrad.nn import Sequential
+from thriftgrad.optim import Optimizer
 from thriftgrad.train import Callback, MetricsFile, State, evaluate, fit
 from thriftgrad.train.callbacks import ProgressBar
 from thriftgrad.train.history import HEADER, History, line
@@ -152,6 +154,7 @@ def train(
         folder, config = out, _config.resumed(_config.read(out), given, out)
         images, _ = load_images(config.data, config.dtype)
         _check_same(config, images)
+        _check_snapshot(folder)
     else:
         options: dict[str, Any] = {
             **_DEFAULTS,
@@ -170,19 +173,22 @@ def train(
             background=background,
         )
     images = hold_out(images)
+    # What may fail comes before the first file: the folder of a run that never began is in the way.
+    model = _config.build_model(config)
+    steps = -(-len(images.train.x) // config.batch_size)
+    stepper = _config.build_optimizer(config, model, steps)
     _config.write(folder, config)
     try:
-        _run(folder, config, images)
+        _run(folder, config, images, model, stepper)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"thriftgrad train --out {folder} --resume goes on") from None
 
 
-def _run(folder: Path, config: Config, images: Dataset) -> None:
+def _run(
+    folder: Path, config: Config, images: Dataset, model: Sequential, optimizer: Optimizer
+) -> None:
     """Train what is left to train, test, and draw."""
     train, test, validation = images.train, images.test, images.validation
-    model = _config.build_model(config)
-    steps = -(-len(train.x) // config.batch_size)
-    optimizer = _config.build_optimizer(config, model, steps)
     typer.echo(repr(model))
     typer.echo(
         f"{config.data}: {len(train.x):,} images for training, "
@@ -244,6 +250,19 @@ def _draw(history: History, path: Path) -> bool:
         typer.echo(f"{path.name} was not drawn: {error}", err=True)
         return False
     return True
+
+
+def _check_snapshot(folder: Path) -> None:
+    """Refuse to begin anew, without saying so, where the weights of a run have gone."""
+    metrics = folder / _config.METRICS
+    if (folder / _config.SNAPSHOT).exists() or not metrics.exists():
+        return
+    epochs = metrics.read_bytes().count(b"\n") - 1
+    if epochs > 0:
+        raise ConfigError(
+            f"{folder} cannot be resumed: {_config.METRICS} has {epochs} epochs, but "
+            f"{_config.SNAPSHOT} is gone; put it back, or start a new run in another folder"
+        )
 
 
 def _check_same(config: Config, images: Dataset) -> None:

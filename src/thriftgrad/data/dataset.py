@@ -19,6 +19,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from thriftgrad.data.formats.source import LIMIT, Raw
 from thriftgrad.errors import ConfigError, DataError
 
+SPARE_CLASSES = 1000
+"""Labels may name so many classes more than there are labels. What names more, such as a year or a
+post code, is no class number; a model with an output for each would fill the memory."""
+
 
 class Split(NamedTuple):
     """Features `x`, one row a sample, and their labels `y`; unpacks as `x, y`."""
@@ -128,7 +132,14 @@ def prepare(raw: Raw, path: Path, dtype: DTypeLike, one_hot: bool, flatten: bool
                 f"{path}: the images of train and {name} differ in shape: "
                 f"{splits['train'].x.shape[1:]} and {x.shape[1:]}"
             )
-    classes = max(raw.classes, *(int(s.y.max()) + 1 for s in splits.values()))
+    highest = max(int(s.y.max()) for s in splits.values())
+    count = sum(len(s.y) for s in splits.values())
+    if highest >= count + SPARE_CLASSES:
+        raise DataError(
+            f"{path}: there are {count} labels, and one of them is {highest}; expected class "
+            f"numbers counted from 0"
+        )
+    classes = max(raw.classes, highest + 1)
     if one_hot:
         splits = {n: Split(s.x, _one_hot(s.y, classes, dtype, path)) for n, s in splits.items()}
     return Dataset(splits["train"], splits["test"], splits.get("validation"), classes)

@@ -30,9 +30,12 @@ def replace(path: str | os.PathLike[str], write: Callable[[Path], object]) -> No
         write(temporary)
         _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # Nobody knows the temporary file by name, and a full disk names none at all.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _flush(path.parent)

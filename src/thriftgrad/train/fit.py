@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thriftgrad.autodiff import Tensor, no_grad
+from thriftgrad.autodiff import Tensor
 from thriftgrad.data import batches
 from thriftgrad.errors import ConfigError, DataError, NonFiniteError
-from thriftgrad.nn import Module, Sequential
+from thriftgrad.nn import Module
 from thriftgrad.optim import Optimizer
 from thriftgrad.train import snapshot as snapshots
+from thriftgrad.train._diagnosis import bad_weights, finite, layers, where
 from thriftgrad.train.callbacks import (
     Callback,
     EarlyStopping,
@@ -73,7 +74,8 @@ def fit(
         snapshot: a file, `.safetensors` by custom, to save weights, optimiser, random generators
             and history to at the start and after each epoch, each time replaced as a whole.
         resume: go on from `snapshot` where that file is there, else start; without this, a file
-            that is there already is an error.
+            that is there already is an error. Where the optimiser's learning rate is a number, the
+            saved one goes on, whatever the optimiser was made with this time.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 
@@ -82,7 +84,8 @@ def fit(
 
     Raises:
         NonFiniteError: a loss or gradient turned NaN or infinite. The message names epoch, step and
-            layer; the weights are those from before that step.
+            layer; the weights are those from before that step. Or weights did, in the last step of
+            an epoch; a snapshot is then still that of the epoch before.
         ConfigError: an argument makes no sense, or `snapshot` exists and `resume` is not set.
         DataError: x and y differ in length or are empty, or x is of a type not to learn from.
         SnapshotError: the snapshot is damaged, or of another model, optimiser or setting.
@@ -103,6 +106,11 @@ def fit(
     if validation is not None:
         _check(model, validation, "validation")
     _check_optimizer(optimizer, model)
+    if not callable(loss):
+        raise ConfigError(
+            f"loss is a {type(loss).__name__}; expected a function of outputs and y, such as "
+            f"nn.cross_entropy"
+        )
     epochs = _whole("epochs", epochs)
     patience = None if patience is None else _whole("patience", patience)
     if resume and snapshot is None:
@@ -120,7 +128,7 @@ def fit(
     if stopping is not None:
         watching.append(stopping)
 
-    settings = _settings(loss, batch_size, patience, train, validation)
+    settings = _settings(model, loss, batch_size, patience, train, validation)
     if snapshot is not None:
         if not Path(snapshot).exists():
             snapshots.save_training(snapshot, state, stopping, settings)
@@ -142,6 +150,7 @@ def fit(
             started = time.perf_counter()
             state.epoch = len(state.history) + 1
             trained = _epoch(step, loader, state, watching)
+            _check_weights(state)
             validated = _validate(state, validation, loss, batch_size)
             seconds = time.perf_counter() - started
             state.history.append(Epoch(state.epoch, *trained[:2], *validated, trained[2], seconds))
@@ -175,11 +184,11 @@ def make_step(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
                     f"NumPy's functions, without .value or .item()"
                 )
             if not math.isfinite(value):
-                raise NonFiniteError(f"the loss is {value}: {_where(model, x)}")
+                raise NonFiniteError(f"the loss is {value}: {where(model, x, outputs)}")
             objective.backward()
             # From the loss backwards, which is the order in which gradients go wrong.
             for name, parameter in reversed(parameters):
-                if parameter.grad is not None and not _finite(parameter.grad):
+                if parameter.grad is not None and not finite(parameter.grad):
                     raise NonFiniteError(
                         f"the loss is {value:.6g}, but the gradient of {name} is not finite"
                     )
@@ -217,6 +226,17 @@ def _epoch(
     return total / seen, right / seen, rate
 
 
+def _check_weights(state: State) -> None:
+    """Refuse weights that the last step of an epoch has spoilt: no later step would notice."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        name = bad_weights(state.model)
+    if name is not None:
+        raise NonFiniteError(
+            f"epoch {state.epoch}: the weights {name} are not finite after the last step; try a "
+            f"lower learning rate than {state.optimizer.lr:g} or clip_norm= in the optimiser"
+        )
+
+
 def _validate(
     state: State, validation: tuple[Array, Array] | None, loss: Loss, batch_size: int
 ) -> tuple[float, float]:
@@ -233,34 +253,6 @@ def _validate(
     return scores
 
 
-def _where(model: Module, x: Array) -> str:
-    """Say where in a forward pass the first number that is not finite turns up."""
-    if x.dtype.kind in "fc" and not _finite(x):
-        return "the batch itself has NaN or infinite values in x"
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter.value):
-            return f"the weights {name} are not finite since the step before"
-    if isinstance(model, Sequential):
-        with no_grad():
-            value: Any = x
-            for number, layer in enumerate(model.layers):
-                value = layer(value)
-                array = value.value if isinstance(value, Tensor) else value
-                if not _finite(array):
-                    kind = getattr(layer, "__name__", None) or type(layer).__name__
-                    return f"the output of layer {number} ({kind}) is the first that is not finite"
-    return (
-        "the model's output is finite, the loss function made of it is not"
-        if isinstance(model, Sequential)
-        else "x and all weights are finite"
-    )
-
-
-def _finite(array: Array) -> bool:
-    # A sum of squares is a quarter of the time, but may overflow where no entry has.
-    return bool(np.isfinite(np.vdot(array, array)) or np.all(np.isfinite(array)))
-
-
 def _check(model: Module, data: tuple[Array, Array], what: str) -> None:
     if not isinstance(model, Module):
         raise ConfigError(
@@ -274,6 +266,11 @@ def _check(model: Module, data: tuple[Array, Array], what: str) -> None:
             raise DataError(
                 f"{what}: {name} is a {type(array).__name__}; expected an array with one entry for "
                 f"each example (np.asarray makes one of a list)"
+            )
+        if isinstance(array, np.ma.MaskedArray):
+            raise DataError(
+                f"{what}: {name} is a masked array, whose mask would be ignored; fill it "
+                f"({name}.filled(0)) or leave out the examples that are masked"
             )
     x, y = data
     if len(x) != len(y):
@@ -321,6 +318,7 @@ def _generator(rng: Any) -> np.random.Generator:
 
 
 def _settings(
+    model: Module,
     loss: Loss,
     batch_size: int,
     patience: int | None,
@@ -329,6 +327,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Return what must be the same where a training is resumed, as plain data."""
     return {
+        "layers": ", ".join(layers(model)),
         "loss": getattr(loss, "__name__", type(loss).__name__),
         "batch_size": int(batch_size),
         "patience": patience,

@@ -113,6 +113,8 @@ def resume_training(
         rows = [_row(row) for row in facts["history"]]
         saved, stop, numbers = facts["settings"], bool(facts["stop"]), facts["optimizer"]
         states = facts["generators"]
+        # A snapshot of before there were layers in it is taken at its word.
+        saved = {"layers": settings.get("layers"), **saved}
         differing = [key for key in settings if saved[key] != settings[key]]
     except (KeyError, TypeError) as error:
         raise SnapshotError(f"{path} is not a whole training state: {error!r}") from error
@@ -175,7 +177,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # The last two are a type of number that NumPy does not have, such as F8_E4M3.
         raise SnapshotError(
             f"{path} is not a snapshot, or a damaged one: expected a safetensors file ({error})"
         ) from error

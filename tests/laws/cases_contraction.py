@@ -3,6 +3,8 @@
 import numpy as np
 from laws.harness import case, complex_, real
 
+from thriftgrad.autodiff.rules.contraction import einsum_many, einsum_one, einsum_two
+
 _CHAIN = "ij,jk,kl->il"
 EINSUM = [
     *(
@@ -20,6 +22,9 @@ EINSUM = [
             ("bA,Ac", (2, 3), (3, 2)), ("ij...,jk...->ik...", (2, 3, 4), (3, 2, 1)),
         ]
     ),
+    case(einsum_one, real(3, 2), ("ij->j", None), {}),
+    case(einsum_two, real(3, 2), real(2), ("ij,j->i", None, None), {}),
+    case(einsum_many, [real(3, 2), real(2), real(3)], (None, (0, 1), None, (1,), None, (0,)), {}),
     case(np.einsum, real(3, 2), [26, 25], _name="einsum of lists, late letters"),
     case(np.einsum, real(3, 2, 2), [..., 1, 1], [...], _name="einsum of lists, ellipsis"),
     case(np.einsum, real(3, 2), [0, 0 + 1], complex_(2), [1], [0], _name="einsum of lists, complex"),

@@ -4,7 +4,7 @@ import numpy as np
 from laws.harness import case, complex_, distinct, real
 from numpy.lib.stride_tricks import sliding_window_view
 
-from thriftgrad.autodiff.rules.shaping import fold, overlap_add
+from thriftgrad.autodiff.rules.shaping import fold, overlap_add, pad_by_order, pad_linearly
 
 MOVING = [
     case(np.rollaxis, real(2, 3, 4), 2),
@@ -83,6 +83,8 @@ DIAGONALS = [
 _WIDTHS = ((1, 2), (0, 3))
 _LONG = ((5, 7), (0, 9))
 MARGINS = [
+    case(pad_by_order, distinct(3, 2), 2, "maximum"),
+    case(pad_linearly, real(3, 2), 2, "linear_ramp", end_values=3.0),
     case(np.pad, real(3, 2), 2),
     case(np.pad, real(3, 2), (1, 2), constant_values=3.0),
     case(np.pad, real(3, 2), [[1], [2]]),

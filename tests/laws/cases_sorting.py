@@ -3,6 +3,9 @@
 import numpy as np
 from laws.harness import Drawn, case, complex_, distinct, positive, real
 
+from thriftgrad.autodiff.rules.sorting import put_along
+from thriftgrad.autodiff.rules.statistics import weighted_average
+
 MASK = np.array([[True, False, True, True], [False, True, True, False], [True, True, False, True]])
 ROWS = np.array([0, 2, 2, 1])
 
@@ -145,6 +148,8 @@ STATISTICS = [
                        ((4,), {"axis": -1, "returned": True}),
                        ((2, 3, 4), {"returned": True})]),
     case(np.average, real(3, 4), 0, positive(3)),
+    case(weighted_average, real(3, 4), 0, positive(3), False),
+    case(put_along, real(2, 3), np.array([[1, 0, 2], [2, 1, 0]]), 1),
     case(np.average, complex_(3, 4), 0, positive(3)),
     *(case(np.cov, x, _single=False, **k)
       for x in (real(3, 5), complex_(3, 5))

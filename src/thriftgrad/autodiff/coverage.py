@@ -134,13 +134,50 @@ def markdown() -> str:
         "",
         "```text",
         *(line.removeprefix("    ") for line in conventions[0].splitlines()),
+        *_CONVENTIONS,
         "```",
+        "",
+        "√0 has the derivative ∞, as NumPy's 1/0 has it, so the gradient of `np.sqrt(np.sum(x**2))` at",
+        "x = 0 is NaN; that of `np.linalg.norm(x)` is 0 there.",
     ]
     for group, title in GROUPS.items():
         members = [row for row in every if row.group == group]
         if members:
             lines += ["", f"## {title}", "", *_table(members)]
     return "\n".join(lines) + "\n"
+
+
+_CONVENTIONS = """\
+np.linalg.norm, vector_norm, matrix_norm     0 where the norm is
+std, nanstd                                  0 where the deviation is
+max, min, ptp, and norms of ord=±inf         equal parts for all entries that share the extreme
+maximum.accumulate and the like              half at each tie, as maximum
+prod, cumprod                                right where factors are 0: nothing is divided
+nansum, nanmax and the like                  0 for a NaN; max of a NaN gives nobody anything
+sort, partition, median, quantile            equal entries in the order of the stable sort
+unique                                       all for the first of equal entries
+quantile, percentile with respect to q       the slope to the right, at a data point; 0 for methods
+                                             that do not interpolate, and with weights
+interp with respect to x                     the slope to the right, at a sample
+angle(z)                                     0 at 0
+det                                          the cofactors, for a singular matrix too; then no
+                                             second derivative
+eigh, eig, svd                               NaN where one of the vectors of equal values would have
+                                             to turn into another; right where the values alone, or
+                                             vectors of other values, are used
+singular values                              0 at 0
+cholesky, eigh, eigvalsh                     as functions of a Hermitian matrix, whichever triangle
+                                             they read
+xlogy, xlog1py, rel_entr, kl_div             0 where they are 0 for x = 0, whatever y
+""".splitlines()
+"""What the tables say beside that of elementwise functions."""
+
+_COMPOSED: dict[Any, tuple[str, ...]] = {
+    np.average: ("a", "weights"),
+    np.einsum: ("operands",),
+    np.pad: ("array", "constant_values", "end_values"),
+}
+"""The arguments with a derivative, where the definition of a composed function has others too."""
 
 
 def _counts(title: str, members: list[Row]) -> str:
@@ -246,7 +283,8 @@ def _row(function: Callable[..., Any], name: str, group: str) -> Row:
         names = rule.ready.signature.names
         return Row(name, group, DIFFERENTIABLE, tuple(each for each in names if each in given))
     if isinstance(rule, Composed):
-        return Row(name, group, DIFFERENTIABLE, Signature(function).names)
+        names = _COMPOSED.get(function) or Signature(function).names
+        return Row(name, group, DIFFERENTIABLE, names)
     if isinstance(rule, Constant):
         return Row(name, group, CONSTANT)
     if isinstance(rule, Refused):

@@ -309,3 +309,15 @@ def test_large_arrays_choose_as_small_ones_do() -> None:
         ]
         for k in (0, 1):
             np.testing.assert_array_equal(whole[k], np.concatenate([part[k] for part in parts]))
+
+
+def test_arctangents_at_the_ends_of_the_range() -> None:
+    x = np.array([1e-200, 1.0, 1e200])
+    pull = tg.vjp(np.arctan)(x)[1]
+    np.testing.assert_allclose(pull(np.array([1.0, 1.0, 1e300])), [1.0, 0.5, 1e-100])
+    by_y = tg.grad(lambda y: np.sum(np.arctan2(y, x)))(x)
+    np.testing.assert_allclose(by_y, 0.5 / x)
+    integers = np.array([2**31 - 1, 3], np.int32)
+    by_y = tg.grad(lambda y: np.sum(np.arctan2(y, integers)))(np.ones(2))
+    np.testing.assert_allclose(by_y, integers / (1.0 + integers.astype(float) ** 2))
+    assert tg.grad(lambda y: np.arctan2(y, 2))(1.0) == pytest.approx(0.4)

@@ -343,3 +343,15 @@ def test_lists_are_matrices_too():
     np.testing.assert_allclose(g, [0.5, 0.25])
     g = tg.grad(lambda a: np.sum(np.linalg.lstsq(a, [1.0, 1.0])[0]))(2 * np.eye(2))
     np.testing.assert_allclose(g, np.full((2, 2), -0.25))
+
+
+def test_norm_of_a_number() -> None:
+    assert tg.grad(np.linalg.norm)(-1.5) == -1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [((0, 3), (0,)), ((0, 3), (0, 2)), ((3, 0), (3,))])
+def test_least_squares_of_nothing(a, b) -> None:
+    found = tg.grad(lambda a, b: np.sum(np.linalg.lstsq(a, b)[0]), argnums=(0, 1))(
+        np.ones(a), np.ones(b)
+    )
+    assert [g.shape for g in found] == [a, b]

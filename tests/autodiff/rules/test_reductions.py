@@ -217,3 +217,19 @@ def test_a_start_that_is_a_tensor_is_refused(f) -> None:
         tg.grad(lambda x: f(x, initial=x[0]))(np.ones(2))
     with pytest.raises((NoRuleError, DetachError, ValueError)):
         tg.grad(lambda x: f(np.ones(2), initial=x[0]))(np.ones(2))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # in np.nanmean itself
+@pytest.mark.parametrize(
+    "f", [np.mean, np.nanmean, np.average, np.max, lambda x: np.mean(x, where=x > 0)]
+)
+def test_half_precision_counts_beyond_its_range(f) -> None:
+    found = tg.grad(f)(np.ones(70000, np.float16))
+    np.testing.assert_array_equal(found, np.float16(1 / 70000))
+
+
+@pytest.mark.parametrize("f", [np.var, np.std, np.nanvar, np.nanstd])
+def test_half_precision_deviations_beyond_its_range(f) -> None:
+    x = np.arange(70000) % 2
+    found = tg.grad(f)(x.astype(np.float16))
+    np.testing.assert_allclose(found, tg.grad(f)(x.astype(np.float32)), rtol=1e-2)

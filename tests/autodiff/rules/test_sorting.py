@@ -127,3 +127,24 @@ def test_indices_are_constant() -> None:
     for found in (np.argsort(t), np.searchsorted(np.sort(t), 1.5), np.digitize(t, [1.5, 2.5])):
         assert np.asarray(found).dtype.kind == "i"
     assert np.count_nonzero(t) == 5
+
+
+@pytest.mark.parametrize(("indices", "expected"), [([], 0), ([0, 0], 2), ([0, -1], 2)])
+def test_take_along_an_axis_that_a_number_has_not(indices, expected) -> None:
+    found = tg.grad(lambda x: np.sum(np.take(x, np.array(indices, int), axis=0)))(np.array(1.5))
+    assert found == expected
+
+
+@pytest.mark.parametrize("index", [[0, 2, 1], [0, 2, -1], [-3, 0], [1, 1]])
+def test_rows_add_up_where_they_repeat(index) -> None:
+    x, g = np.ones((3, 2)), np.arange(2.0 * len(index)).reshape(-1, 2)
+    expected = np.zeros((3, 2))
+    np.add.at(expected, index, g)
+    np.testing.assert_array_equal(tg.vjp(lambda x: x[index])(x)[1](g), expected)
+    found = tg.vjp(lambda x: x[:, index])(np.ones((2, 3)))[1](g.T)
+    np.testing.assert_array_equal(found, expected.T)
+
+
+def test_full_like_names_itself_where_copyto_is_refused() -> None:
+    with pytest.raises(InPlaceError, match="full_like"):
+        tg.grad(lambda t: np.sum(np.full_like(np.ones(2), t)))(1.5)

@@ -144,3 +144,9 @@ def test_a_histogram_counts_what_lies_on_its_edges_as_numpy_does() -> None:
 def test_bincount_sends_each_weight_its_bin() -> None:
     found = tg.vjp(lambda w: np.bincount([2, 0, 2], weights=w, minlength=5))(np.ones(3))[1]
     np.testing.assert_array_equal(found(np.arange(5.0)), [2, 0, 2])
+
+
+@pytest.mark.parametrize("f", [np.cov, np.corrcoef])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0)])
+def test_covariance_of_no_variables(f, shape) -> None:
+    assert tg.grad(lambda x: np.sum(f(x)))(np.ones(shape)).shape == shape

@@ -7,6 +7,7 @@ import pytest
 
 import thriftgrad as tg
 from thriftgrad.autodiff.registry import RULES, Rule
+from thriftgrad.autodiff.rules.cumulative import accumulated
 from thriftgrad.errors import InPlaceError, NoRuleError
 
 X = np.array([1.5, 0.5, 2.0, 3.0])
@@ -135,3 +136,13 @@ def test_what_numpy_gets_wrong_is_refused(f) -> None:
 def test_keywords_that_are_refused_are_named(call, word) -> None:
     with pytest.raises((NoRuleError, ValueError), match=word):
         call(tg.Tensor(X))
+
+
+@pytest.mark.parametrize("f", [np.maximum, np.minimum, np.fmax, np.fmin])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_running_extremes_have_owners(f, axis) -> None:
+    rng = np.random.default_rng(0)
+    x, g = rng.permutation(60).reshape(6, 10) * 1.0, rng.normal(size=(6, 10))
+    from_rule = accumulated(f, g, x, f.accumulate(x, axis=axis), axis)
+    found = tg.vjp(lambda x: f.accumulate(x, axis=axis))(x)[1](g)
+    np.testing.assert_allclose(found, from_rule, rtol=1e-12, atol=1e-12)

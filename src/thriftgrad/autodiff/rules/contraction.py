@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, unbroadcast
-from thriftgrad.autodiff.registry import constant, defvjp
+from thriftgrad.autodiff.registry import composed, constant, defvjp
+from thriftgrad.autodiff.tensor import primitive
 
 defvjp(
     np.matmul,
@@ -46,11 +47,6 @@ defvjp(
     np.tensordot,
     a=lambda g, a_shape, b, axes: _left(g, a_shape, b, _pairs(axes, a_shape, np.shape(b))),
     b=lambda g, a, b_shape, axes: _right(g, a, b_shape, _pairs(axes, np.shape(a), b_shape)),
-)
-defvjp(
-    np.einsum,
-    "*operands, out=None, optimize=False, dtype=None, order='K', casting='safe'",
-    operands=lambda g, operands, position, optimize: _einsum(g, operands, position, optimize),
 )
 constant(np.einsum_path)
 defvjp(
@@ -89,6 +85,61 @@ defvjp(
 )
 
 Axes = tuple[Sequence[int], Sequence[int]]
+
+# A sum of products of one array needs its shape, one of two each time the other array. So that no more
+# is kept, a call of einsum goes to a primitive by the number of its arrays. `form` is the call without
+# them, each array's place marked by None.
+
+
+def _einsum_of(*operands: Any, **options: Any) -> Any:
+    places = _einsum_places(operands)
+    arrays = [operands[i] for i in places]
+    form = tuple([None if i in places else each for i, each in enumerate(operands)])
+    if len(arrays) == 1:
+        return einsum_one(arrays[0], form, options)
+    if len(arrays) == 2:
+        return einsum_two(arrays[0], arrays[1], form, options)
+    return einsum_many(arrays, form, options)
+
+
+@primitive
+def einsum_one(x: Array, form: Sequence[Any], options: Any) -> Array:
+    """Return `np.einsum` of one array."""
+    return _einsum_call(form, [x], options)
+
+
+@primitive
+def einsum_two(x: Array, y: Array, form: Sequence[Any], options: Any) -> Array:
+    """Return `np.einsum` of two arrays."""
+    return _einsum_call(form, [x, y], options)
+
+
+@primitive
+def einsum_many(arrays: Sequence[Array], form: Sequence[Any], options: Any) -> Array:
+    """Return `np.einsum` of any number of arrays."""
+    return _einsum_call(form, arrays, options)
+
+
+composed(np.einsum, _einsum_of)
+defvjp(
+    einsum_one,
+    x=lambda g, x_shape, form, options: _einsum(g, [None], [x_shape], 0, form, options),
+)
+defvjp(
+    einsum_two,
+    x=lambda g, x_shape, y, form, options: _einsum(
+        g, [None, y], [x_shape, np.shape(y)], 0, form, options
+    ),
+    y=lambda g, x, y_shape, form, options: _einsum(
+        g, [x, None], [np.shape(x), y_shape], 1, form, options
+    ),
+)
+defvjp(
+    einsum_many,
+    arrays=lambda g, arrays, position, form, options: _einsum(
+        g, arrays, [np.shape(array) for array in arrays], position, form, options
+    ),
+)
 
 _LETTERS = ascii_uppercase + ascii_lowercase
 """In the order in which einsum sorts the indices of a result that is only implied."""
@@ -152,15 +203,34 @@ def _pairs(axes: Any, a: tuple[int, ...], b: tuple[int, ...]) -> Axes:
     return [i % len(a) for i in over_a], [i % len(b) for i in over_b]
 
 
-def _einsum(g: Array, operands: Sequence[Any], position: int, optimize: Any) -> Array:
-    """Return the cotangent of the operand at `position` in a call of einsum.
+def _einsum_places(operands: Sequence[Any]) -> range:
+    """Return where among its operands a call of einsum, in either notation, has its arrays."""
+    if operands and isinstance(operands[0], str):
+        return range(1, len(operands))
+    return range(0, len(operands) - 1, 2)
+
+
+def _einsum_call(form: Sequence[Any], arrays: Sequence[Any], options: Any) -> Array:
+    waiting = iter(arrays)
+    operands = [next(waiting) if each is None else each for each in form]
+    return np.einsum(*operands, **options)
+
+
+def _einsum(
+    g: Array,
+    arrays: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]],
+    own: int,
+    form: Sequence[Any],
+    options: Any,
+) -> Array:
+    """Return the cotangent of the array that is the `own`-th of a call of einsum.
 
     It is an einsum of g with the other operands. An index that only this operand had was summed, and
     comes back through a vector of ones; one that it had twice meant its diagonal, and comes back
     through an identity matrix.
     """
-    inputs, output, arrays, places = _einsum_terms(operands)
-    own = places.index(position)
+    inputs, output = _einsum_terms(form, [len(shape) for shape in shapes])
     factors: list[Any] = [g]
     terms = [output]
     for i, (term, array) in enumerate(zip(inputs, arrays, strict=True)):
@@ -170,7 +240,7 @@ def _einsum(g: Array, operands: Sequence[Any], position: int, optimize: Any) -> 
     free = (c for c in _LETTERS if c not in "".join([*inputs, output]))
     known = set("".join(terms))
     target = ""
-    for label, length in zip(inputs[own], np.shape(arrays[own]), strict=True):
+    for label, length in zip(inputs[own], shapes[own], strict=True):
         if label in target:
             twin = next(free)
             factors.append(np.eye(length, dtype=g.dtype))
@@ -181,41 +251,37 @@ def _einsum(g: Array, operands: Sequence[Any], position: int, optimize: Any) -> 
             terms.append(label)
         target += label
     # A path that was chosen for the call does not fit this product.
+    optimize = options.get("optimize", False)
     optimize = optimize if isinstance(optimize, bool | str) else bool(optimize)
     return np.einsum(f"{','.join(terms)}->{target}", *factors, optimize=optimize)
 
 
-def _einsum_terms(
-    operands: Sequence[Any],
-) -> tuple[list[str], str, list[Any], list[int]]:
-    """Return the index letters of each array and of the result, the arrays, and their positions.
+def _einsum_terms(form: Sequence[Any], ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Return the index letters of each array and of the result.
 
     Both of einsum's notations are understood; an ellipsis becomes letters, and so does an output that
     is only implied.
     """
-    if isinstance(operands[0], str):
-        left, arrow, output = operands[0].replace(" ", "").partition("->")
+    if isinstance(form[0], str):
+        left, arrow, output = form[0].replace(" ", "").partition("->")
         inputs = left.split(",")
-        places = list(range(1, len(operands)))
         given = output if arrow else None
     else:
-        places = list(range(0, len(operands) - 1, 2))
-        inputs = [_letters(operands[i + 1]) for i in places]
-        given = _letters(operands[-1]) if len(operands) % 2 else None
-    arrays = [operands[i] for i in places]
+        inputs = [_letters(form[i + 1]) for i in _einsum_places(form)]
+        given = _letters(form[-1]) if len(form) % 2 else None
     free = [c for c in _LETTERS if c not in "".join([*inputs, given or ""])]
-    hidden = [np.ndim(a) - len(t) + 3 for t, a in zip(inputs, arrays, strict=True) if "..." in t]
+    hidden = [rank - len(t) + 3 for t, rank in zip(inputs, ranks, strict=True) if "..." in t]
     broadcast = "".join(free[: max(hidden, default=0)])
     expanded = []
-    for term, array in zip(inputs, arrays, strict=True):
-        count = np.ndim(array) - len(term) + 3
+    for term, rank in zip(inputs, ranks, strict=True):
+        count = rank - len(term) + 3
         expanded.append(term.replace("...", broadcast[len(broadcast) - count :]))
     if given is None:
         letters = "".join(inputs).replace(".", "")
         given = "..." * bool(hidden) + "".join(
             sorted(c for c in set(letters) if letters.count(c) == 1)
         )
-    return expanded, given.replace("...", broadcast), arrays, places
+    return expanded, given.replace("...", broadcast)
 
 
 def _letters(indices: Sequence[Any]) -> str:

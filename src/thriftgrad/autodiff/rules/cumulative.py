@@ -14,17 +14,17 @@ import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array
 from thriftgrad.autodiff.registry import RULES, defvjp
-from thriftgrad.autodiff.rules.reductions import chosen, present
+from thriftgrad.autodiff.rules.reductions import present, within
 
 defvjp(np.cumsum, a=lambda g, a_shape, axis: accumulated_sum(g, a_shape, axis))
 defvjp(np.cumprod, a=lambda g, ans, a, axis: accumulated(np.multiply, g, a, ans, axis))
 defvjp(
     np.nancumsum,
-    a=lambda g, a, axis: chosen(accumulated_sum(g, np.shape(a), axis), present(a)),
+    a=lambda g, a, axis: within(accumulated_sum(g, np.shape(a), axis), present(a)),
 )
 defvjp(
     np.nancumprod,
-    a=lambda g, ans, a, axis: chosen(
+    a=lambda g, ans, a, axis: within(
         accumulated(np.multiply, g, np.where(present(a), a, 1), ans, axis), present(a)
     ),
 )

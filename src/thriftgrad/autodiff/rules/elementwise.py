@@ -21,7 +21,8 @@ such a function keeps it out. At a point without a derivative this is what comes
     nan_to_num                                   0 where something was replaced
 
 A negative number to a power that is to be differentiated stays NaN, with NumPy's warning: there is no
-such function next to it.
+such function next to it. √0 has the derivative ∞, so that of np.sqrt(np.sum(x**2)) at 0 is NaN; that
+of np.linalg.norm is 0 there.
 """
 
 import math
@@ -118,8 +119,8 @@ defvjp(np.arccos, x=lambda g, x: -g / (np.sqrt(1 - x) * np.sqrt(1 + x)))
 defvjp(np.arctan, x=lambda g, x: _over_one_plus_square(g, x))
 defvjp(
     np.arctan2,
-    x=lambda g, x, y: g * _over_square(y, _not_zero(np.hypot(x, y))),
-    y=lambda g, x, y: -g * _over_square(x, _not_zero(np.hypot(x, y))),
+    x=lambda g, x, y: g * _over_squares(y, x),
+    y=lambda g, x, y: -g * _over_squares(x, y),
 )
 defvjp(
     np.hypot,
@@ -139,9 +140,9 @@ defvjp(np.degrees, x=lambda g: g * (180 / math.pi))
 
 # Absolute values and choices
 
-defvjp(np.absolute, x=lambda g, ans, x: g * _direction(x, ans))
+defvjp(np.absolute, x=lambda g, x: g * _direction(x))
 defvjp(np.fabs, x=lambda g, x: g * np.sign(x))
-defvjp(np.sign, x=lambda g, ans, x: _turned(g, ans, x))
+defvjp(np.sign, x=lambda g, x: _turned(g, x))
 defvjp(
     np.copysign,
     x=lambda g, ans, x: g * (np.sign(x) * np.sign(ans)),
@@ -278,6 +279,10 @@ def _behind(x: Array, ans: Array) -> Array:
 def _over_one_plus_square(g: Array, x: Array) -> Array:
     if _is_complex(x):
         return g / (1 + 1j * x) / (1 - 1j * x)
+    with np.errstate(over="ignore"):
+        squared = 1 + x * x
+    if _in_range(squared):
+        return g / squared
     h = np.hypot(x, 1)
     return g / h / h
 
@@ -301,9 +306,22 @@ def _cosine_of_arcsine(x: Array) -> Array:
     return np.conjugate(np.emath.sqrt(np.conjugate(1 - x))) * np.emath.sqrt(1 + x)
 
 
-def _over_square(x: Array, h: Array) -> Array:
-    """Return x/h², although h² may be too large or small for a number."""
+def _over_squares(x: Array, y: Array) -> Array:
+    """Return x/(x² + y²), and 0 at (0, 0), although a square may be too large or small for a number."""
+    if _is_real(x) and _is_real(y):
+        with np.errstate(over="ignore", under="ignore"):
+            squared = x * x + y * y
+        if _in_range(squared):
+            return x / squared
+    h = _not_zero(np.hypot(x, y))
     return x / h / h
+
+
+def _in_range(squared: Array) -> bool:
+    """Tell whether all these are numbers that no rounding at the ends of the range has touched."""
+    limits = np.finfo(squared.dtype if hasattr(squared, "dtype") else float)
+    least = limits.tiny / limits.eps
+    return bool(np.all(np.logical_and(np.greater(squared, least), np.less(squared, np.inf))))
 
 
 def _not_zero(h: Array) -> Array:
@@ -311,16 +329,16 @@ def _not_zero(h: Array) -> Array:
     return np.where(h == 0, 1, h)
 
 
-def _direction(x: Array, ans: Array) -> Array:
+def _direction(x: Array) -> Array:
     """Return conj(x)/|x|, and 0 at 0."""
-    return np.conjugate(x) / _not_zero(ans) if _is_complex(x) else np.sign(x)
+    return np.conjugate(x) / _not_zero(np.abs(x)) if _is_complex(x) else np.sign(x)
 
 
-def _turned(g: Array, ans: Array, x: Array) -> Array:
+def _turned(g: Array, x: Array) -> Array:
     """Return the cotangent of z in z/|z|: what turns z and not what lengthens it; 0 for a real z."""
     if not _is_complex(x):
         return np.zeros_like(g)
-    length = np.abs(x)
+    ans, length = np.sign(x), np.abs(x)
     across = (g - np.conjugate(ans) * np.real(g * ans)) / _not_zero(length)
     return np.where(length == 0, 0, across)
 
@@ -349,6 +367,11 @@ def _where_finite(g: Array, x: Array) -> Array:
         return np.where(np.isfinite(x), g, 0)
     real = np.where(np.isfinite(np.real(x)), np.real(g), 0)
     return real + 1j * np.where(np.isfinite(np.imag(x)), np.imag(g), 0)
+
+
+def _is_real(x: Array) -> bool:
+    """Tell whether x is made of floating-point numbers, neither a list nor integers."""
+    return isinstance(x, float) or (hasattr(x, "dtype") and x.dtype.kind == "f")
 
 
 def _is_complex(x: Array) -> bool:

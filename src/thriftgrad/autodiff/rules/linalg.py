@@ -226,7 +226,7 @@ def _lstsq(g: Sequence[Array], ans: Any, a: Array, b: Array, rcond: Any) -> tupl
     shape = np.shape(b)
     if x.ndim == 1:
         x, in_x = np.expand_dims(x, -1), np.expand_dims(in_x, -1)
-    b = np.reshape(b, (shape[0], -1))
+    b = np.reshape(b, (shape[0], prod(shape[1:])))
     _refuse_cut("np.linalg.lstsq", values, np.arange(values.size) >= rank)
     eps = _eps(x)
     cut = max(np.shape(a)) * eps if rcond is None else eps if rcond < 0 else rcond
@@ -524,7 +524,9 @@ def _refuse_phase(name: str, turn: Array, *bars: Array) -> None:
 
 
 def _norm(g: Array, ans: Array, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    axes = (
+        range(np.ndim(x)) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    )
     axes = tuple(axes)
     g, ans = _kept(g, axes, keepdims), _kept(ans, axes, keepdims)
     if len(axes) == 1 or (axis is None and ord is None):

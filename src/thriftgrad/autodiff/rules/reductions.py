@@ -9,6 +9,8 @@ of 0 has no derivative, and gives 0.
 The helpers without an underscore serve other tables too.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -16,12 +18,57 @@ import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array
 from thriftgrad.autodiff.registry import RULES, defvjp
+from thriftgrad.autodiff.tape import Pull
 
 Axis = int | tuple[int, ...] | None
 
+
+def _variance(
+    var: Callable[..., Any], std: Callable[..., Any], taken: Callable[[Array, Any], Any]
+) -> None:
+    """Declare the rules for a variance and its root, of the entries that `taken(a, where)` masks."""
+
+    def of_var(
+        g: Array,
+        a: Array,
+        axis: Axis,
+        ddof: Any,
+        keepdims: bool | None,
+        where: Any,
+        mean: Any,
+        correction: Any,
+    ) -> Array:
+        g = spread(g, np.shape(a), axis, keepdims)
+        return _var(g, a, axis, ddof, taken(a, where), mean, correction)
+
+    def of_std(
+        g: Array,
+        ans: Array,
+        a: Array,
+        axis: Axis,
+        ddof: Any,
+        keepdims: bool | None,
+        where: Any,
+        mean: Any,
+        correction: Any,
+    ) -> Array:
+        return of_var(_over_twice(g, ans), a, axis, ddof, keepdims, where, mean, correction)
+
+    defvjp(var, a=of_var, mean=_negative(of_var))
+    defvjp(std, a=of_std, mean=_negative(of_std))
+
+
+def _negative(pull: Pull) -> Pull:
+    @wraps(pull)  # which passes on the names of the residuals
+    def negative(*args: Any) -> Any:
+        return -pull(*args)
+
+    return negative
+
+
 defvjp(
     np.sum,
-    a=lambda g, a_shape, axis, keepdims, initial, where: chosen(
+    a=lambda g, a_shape, axis, keepdims, initial, where: within(
         spread(g, a_shape, axis, keepdims), where
     ),
 )
@@ -31,28 +78,7 @@ defvjp(
         spread(g, a_shape, axis, keepdims), a_shape, axis, where
     ),
 )
-defvjp(
-    np.var,
-    a=lambda g, a, axis, ddof, keepdims, where, mean, correction: _var(
-        spread(g, np.shape(a), axis, keepdims), a, axis, ddof, where, mean, correction
-    ),
-    mean=lambda g, a, axis, ddof, keepdims, where, mean, correction: (
-        -_var(spread(g, np.shape(a), axis, keepdims), a, axis, ddof, where, mean, correction)
-    ),
-)
-defvjp(
-    np.std,
-    a=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: _var(
-        spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
-        *(a, axis, ddof, where, mean, correction),
-    ),
-    mean=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: (
-        -_var(
-            spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
-            *(a, axis, ddof, where, mean, correction),
-        )
-    ),
-)
+_variance(np.var, np.std, lambda a, where: where)
 defvjp(
     np.prod,
     a=lambda g, a, axis, keepdims, initial, where: product(
@@ -80,7 +106,7 @@ defvjp(
 
 defvjp(
     np.nansum,
-    a=lambda g, a, axis, keepdims, initial, where: chosen(
+    a=lambda g, a, axis, keepdims, initial, where: within(
         spread(g, np.shape(a), axis, keepdims), present(a, where)
     ),
 )
@@ -90,32 +116,7 @@ defvjp(
         spread(g, np.shape(a), axis, keepdims), np.shape(a), axis, present(a, where)
     ),
 )
-defvjp(
-    np.nanvar,
-    a=lambda g, a, axis, ddof, keepdims, where, mean, correction: _var(
-        spread(g, np.shape(a), axis, keepdims),
-        *(a, axis, ddof, present(a, where), mean, correction),
-    ),
-    mean=lambda g, a, axis, ddof, keepdims, where, mean, correction: (
-        -_var(
-            spread(g, np.shape(a), axis, keepdims),
-            *(a, axis, ddof, present(a, where), mean, correction),
-        )
-    ),
-)
-defvjp(
-    np.nanstd,
-    a=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: _var(
-        spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
-        *(a, axis, ddof, present(a, where), mean, correction),
-    ),
-    mean=lambda g, ans, a, axis, ddof, keepdims, where, mean, correction: (
-        -_var(
-            spread(_over_twice(g, ans), np.shape(a), axis, keepdims),
-            *(a, axis, ddof, present(a, where), mean, correction),
-        )
-    ),
-)
+_variance(np.nanvar, np.nanstd, lambda a, where: present(a, where))
 defvjp(
     np.nanprod,
     a=lambda g, a, axis, keepdims, initial, where: product(
@@ -162,9 +163,16 @@ def unrows(x: Array, shape: tuple[int, ...], axis: Axis) -> Array:
     return np.transpose(np.reshape(x, [shape[i] for i in order]), back)
 
 
-def chosen(g: Array, where: Any) -> Array:
+def within(g: Array, where: Any) -> Array:
     """Keep what `where=` let into the reduction."""
     return g if where is None or where is True else np.where(where, g, 0)
+
+
+def divided(g: Array, count: Any) -> Array:
+    """Return g/count in the precision of g; half precision has no counts beyond 65504."""
+    if g.dtype.itemsize > 2:
+        return g / count
+    return g * np.divide(1.0, count).astype(g.dtype)
 
 
 def present(a: Array, where: Any = None) -> Array:
@@ -178,15 +186,16 @@ def shared(g: Array, mask: Array, axis: Axis, where: Any = None) -> Array:
     if where is not None and where is not True:
         mask = np.logical_and(mask, where)
     # With `initial` the extreme may be none of the entries; then nobody receives anything.
-    ties = np.maximum(np.sum(mask, axis=axis, keepdims=True, dtype=g.dtype), 1)
-    return np.where(mask, g / ties, 0)
+    dtype = np.promote_types(g.dtype, np.float32)
+    ties = np.maximum(np.sum(mask, axis=axis, keepdims=True, dtype=dtype), 1)
+    return np.where(mask, divided(g, ties), 0)
 
 
 def product(g: Array, a: Array, axis: Axis, initial: Any = None, where: Any = None) -> Array:
     """Multiply g by the product of all other entries, by which no entry needs to be divided by."""
     x = rows(a if where is None or where is True else np.where(where, a, 1), axis)
     others = unrows(products_of_others(x), np.shape(a), axis)
-    return chosen(g * others if initial is None else g * (others * initial), where)
+    return within(g * others if initial is None else g * (others * initial), where)
 
 
 def products_of_others(x: Array) -> Array:
@@ -211,7 +220,8 @@ def _products_before(x: Array) -> Array:
 
 def _mean(g: Array, shape: tuple[int, ...], axis: Axis, where: Any) -> Array:
     count = _count(g, shape, axis, where)
-    return chosen(g / (count or 1 if isinstance(count, int) else np.maximum(count, 1)), where)
+    count = count or 1 if isinstance(count, int) else np.maximum(count, 1)
+    return within(divided(g, count), where)
 
 
 def _var(
@@ -221,17 +231,17 @@ def _var(
     freedom = count - (ddof if correction is None else correction)
     freedom = max(freedom, 0) if isinstance(count, int) else np.maximum(freedom, 0)
     # What `where` leaves out may be NaN, and 0·NaN would come through in a second derivative.
-    a = chosen(a, where)
+    a = within(a, where)
     if mean is None:
         mean = np.mean(a, axis=axis, keepdims=True, where=True if where is None else where)
-    return chosen(g * (np.conjugate(a - mean) * 2) / freedom, where)
+    return within(divided(g * (np.conjugate(a - mean) * 2), freedom), where)
 
 
 def _count(g: Array, shape: tuple[int, ...], axis: Axis, where: Any) -> Any:
-    """Return how many entries each result was made of, in the precision of g."""
+    """Return how many entries each result was made of, in the precision of g or, if low, in single."""
     if where is None or where is True:
         return prod(shape[i] for i in axes_of(axis, len(shape)))
-    real = np.finfo(g.dtype).dtype
+    real = np.promote_types(np.finfo(g.dtype).dtype, np.float32)
     return np.sum(np.broadcast_to(where, shape), axis=axis, keepdims=True, dtype=real)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from thriftgrad.autodiff.adjoint import Array
-from thriftgrad.autodiff.registry import constant, defvjp
+from thriftgrad.autodiff.registry import composed, constant, defvjp
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.tape import sweep
 from thriftgrad.autodiff.tensor import Tensor, new_level, primitive, traced
@@ -143,16 +143,66 @@ def fold(g: Array, origins: Sequence[int], axis: int, width: tuple[int, int]) ->
 
 
 defvjp(fold, g=lambda g, origins, axis: g[along(axis, origins)])
+
+
+def _pad(array: Any, pad_width: Any, mode: Any = "constant", **options: Any) -> Any:
+    if callable(mode):
+        raise NoRuleError(
+            "np.pad with a function for a mode lets it write into the array, which thriftgrad cannot "
+            "differentiate; pad with np.concatenate"
+        )
+    if mode in ("median", "maximum", "minimum"):
+        return pad_by_order(array, pad_width, mode, **options)
+    return pad_linearly(array, pad_width, mode, **options)
+
+
+@primitive
+def pad_by_order(array: Any, pad_width: Any, mode: str, *, stat_length: Any = None) -> Any:
+    """Return `np.pad` in a mode for which the derivative depends on the entries."""
+    pad: Any = np.pad
+    return pad(array, pad_width, mode, stat_length=stat_length)
+
+
+@primitive
+def pad_linearly(
+    array: Any,
+    pad_width: Any,
+    mode: str,
+    *,
+    constant_values: Any = None,
+    end_values: Any = None,
+    stat_length: Any = None,
+    reflect_type: Any = None,
+) -> Any:
+    """Return `np.pad` in a mode that is linear, so that the shape is all that need be kept."""
+    options = {
+        "constant_values": constant_values,
+        "end_values": end_values,
+        "stat_length": stat_length,
+        "reflect_type": reflect_type,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    pad: Any = np.pad
+    return pad(array, pad_width, mode, **given)
+
+
+composed(np.pad, _pad)
 defvjp(
-    np.pad,
-    "array, pad_width, mode='constant', stat_length=None, constant_values=0, end_values=0, "
-    "reflect_type='even'",
-    array=lambda g, array, pad_width, mode, stat_length, end_values, reflect_type: _unpadded(
-        g, array, pad_width, mode, stat_length, end_values, reflect_type
+    pad_by_order,
+    array=lambda g, array, pad_width, mode, stat_length: pulled(
+        lambda a: _padded(a, pad_width, mode, stat_length, 0), array, g
+    ),
+)
+defvjp(
+    pad_linearly,
+    array=lambda g, array_shape, pad_width, mode, stat_length, reflect_type: _unpadded(
+        g, array_shape, pad_width, mode, stat_length, reflect_type
     ),
     constant_values=lambda g, array_shape, pad_width: _margins(g, array_shape, pad_width),
-    end_values=lambda g, array, pad_width, mode, stat_length, end_values: pulled(
-        lambda ends: _padded(array, pad_width, mode, stat_length, ends), end_values, g
+    end_values=lambda g, array_shape, pad_width, mode, end_values: pulled(
+        lambda ends: _padded(np.zeros_like(g, shape=array_shape), pad_width, mode, None, ends),
+        end_values,
+        g,
     ),
 )
 
@@ -275,21 +325,15 @@ def _on_diagonal(g: Array, shape: Shape, offset: int, axis1: int, axis2: int) ->
 
 def _unpadded(
     g: Array,
-    array: Array,
+    shape: Shape,
     pad_width: Any,
     mode: Any,
     stat_length: Any,
-    end_values: Any,
-    reflect_type: str,
+    reflect_type: str | None,
 ) -> Array | None:
-    shape = np.shape(array)
-    if callable(mode):
-        raise NoRuleError(
-            "np.pad with a function for a mode lets it write into the array, which thriftgrad cannot "
-            "differentiate; pad with np.concatenate"
-        )
-    if mode in ("linear_ramp", "mean", "median", "maximum", "minimum"):
-        return pulled(lambda a: _padded(a, pad_width, mode, stat_length, end_values), array, g)
+    if mode in ("linear_ramp", "mean"):
+        nothing = np.zeros_like(g, shape=shape)
+        return pulled(lambda a: _padded(a, pad_width, mode, stat_length, 0), nothing, g)
     widths = _widths(pad_width, len(shape))
     if mode in ("constant", "empty"):
         return g[tuple(slice(w, w + n) for (w, _), n in zip(widths, shape, strict=True))]

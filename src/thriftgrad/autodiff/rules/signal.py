@@ -103,17 +103,30 @@ def sinc_derivative(t: Array, order: int) -> Array:
 
     With s₀ = sin(t)/t, the derivatives are sₙ = (sin(t + nπ/2) − n·sₙ₋₁)/t.
     """
-    near = np.absolute(t) < order + 1
-    small, large = np.where(near, t, 0.0), np.where(near, order + 1.0, t)
-    closed = np.sin(large) / large
-    for n in range(1, order + 1):
-        closed = (np.sin(large + n * (math.pi / 2)) - n * closed) / large
-    series = np.zeros_like(small)
-    for k in range((order + 1) // 2 + 14 + order, (order - 1) // 2, -1):
-        power = 2 * k - order
-        factor = (-1) ** k * math.perm(2 * k, order) / math.factorial(2 * k + 1)
-        series = series + factor * small**power
-    return np.where(near, series, closed)
+    near = np.absolute(t) < _sinc_limit(order)
+    with np.errstate(all="ignore"):  # what the closed form makes of small arguments is not used
+        sine, cosine = np.sin(t), np.cos(t)
+        closed = sine / t
+        for n in range(1, order + 1):
+            turned = cosine if n % 2 else sine
+            closed = ((turned if n % 4 < 2 else -turned) - n * closed) / t
+    result = np.asarray(closed)
+    if np.any(near):
+        small = np.asarray(t)[near]
+        square = small * small
+        first = (order + 1) // 2
+        series = np.zeros_like(small)
+        for k in range(first + (12 if order < 2 else 14 + order), first - 1, -1):
+            factor = (-1) ** k * math.perm(2 * k, order) / math.factorial(2 * k + 1)
+            series *= square
+            series += factor
+        result[near] = series * small if order % 2 else series
+    return result[()]
+
+
+def _sinc_limit(order: int) -> float:
+    """Return where the closed form of a derivative of sin(t)/t begins to lose no digits that count."""
+    return 1.0 if order < 2 else order + 1.0
 
 
 @primitive

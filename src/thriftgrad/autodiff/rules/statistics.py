@@ -17,18 +17,20 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, describe, unbroadcast
-from thriftgrad.autodiff.registry import defvjp
+from thriftgrad.autodiff.registry import composed, defvjp
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.rules.reductions import (
     Axis,
     axes_of,
+    divided,
     present,
     rows,
     shared,
     spread,
     unrows,
 )
-from thriftgrad.autodiff.rules.sorting import index_along
+from thriftgrad.autodiff.rules.sorting import index_along, stable_order
+from thriftgrad.autodiff.tensor import primitive
 from thriftgrad.errors import NoRuleError
 
 # Order statistics
@@ -71,8 +73,32 @@ the quantile q of n numbers is at place (n + 1 − α − β)·q + α − 1 amon
 
 # Averages and covariances
 
+
+def _average(
+    a: Any,
+    axis: Axis = None,
+    weights: Any = None,
+    returned: bool = False,
+    *,
+    keepdims: Any = np._NoValue,
+) -> Any:
+    if weights is None and not returned:
+        return np.mean(a, axis=axis, keepdims=keepdims)
+    return weighted_average(a, axis, weights, returned, keepdims=keepdims)
+
+
+@primitive
+def weighted_average(
+    a: Any, axis: Axis, weights: Any, returned: bool, *, keepdims: Any = np._NoValue
+) -> Any:
+    """Return `np.average`, of which without weights only the shape of the data need be kept."""
+    average: Any = np.average
+    return average(a, axis, weights, returned, keepdims=keepdims)
+
+
+composed(np.average, _average)
 defvjp(
-    np.average,
+    weighted_average,
     a=lambda g, a, axis, weights, returned, keepdims: _average_entries(
         g[0] if returned else g, a, axis, weights, keepdims
     ),
@@ -145,7 +171,7 @@ class _Places:
         self.x = rows(a, axis)
         *kept, n = self.x.shape
         self.shape = (1 if q is None else np.size(q), *kept)
-        self.order = np.argsort(self.x, axis=-1, kind="stable")
+        self.order = stable_order(self.x, -1)
         # NumPy finds a place in the precision of the data, as far as that goes.
         real = np.finfo(self.x.dtype)
         dtype = real.dtype if n < 2**real.nmant else np.dtype(float)
@@ -217,7 +243,7 @@ def _average_entries(g: Array, a: Array, axis: Axis, weights: Any, keepdims: Any
     shape = np.shape(a)
     g = spread(g, shape, axis, keepdims)
     if weights is None:
-        return g / (prod(shape[i] for i in axes_of(axis, len(shape))) or 1)
+        return divided(g, prod(shape[i] for i in axes_of(axis, len(shape))) or 1)
     weights = _aligned(weights, shape, axis)
     return g * weights / np.sum(weights, axis=axis, keepdims=True)
 
@@ -258,6 +284,8 @@ def _covariance(
     the sum of its weighted deviations is 0, whatever the mean.
     """
     count = g.shape[0] if g.ndim else 1
+    if not count:
+        return np.zeros_like(m), None if y is None else np.zeros_like(y)
     other = None if y is None else _variables(y, rowvar, 1)
     own = count if other is None else count - other.shape[0]
     x = _variables(m, rowvar, own)

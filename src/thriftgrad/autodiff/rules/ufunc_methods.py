@@ -24,12 +24,13 @@ from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.rules.reductions import (
     Axis,
     axes_of,
-    chosen,
     product,
     products_of_others,
     shared,
     spread,
+    within,
 )
+from thriftgrad.autodiff.tensor import primitive
 from thriftgrad.errors import InPlaceError
 
 _REDUCE = "array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True"
@@ -62,6 +63,42 @@ def accumulate(f: np.ufunc) -> None:
     )
 
 
+def _running(f: np.ufunc) -> None:
+    """Declare the rule for a running maximum or minimum: where nothing ties, each has one owner."""
+    defvjp(
+        f.accumulate,
+        _ACCUMULATE,
+        array=lambda g, ans, array, axis: _to_owners(
+            f, g, array, ans, axis, owners(array, ans, axis)
+        ),
+    )
+
+
+@primitive
+def owners(x: Array, y: Array, axis: int) -> Any:
+    """Return the place in the flat array x of each of its running extremes y; None if some tie."""
+    if not np.size(x):
+        return None
+    places = np.moveaxis(np.arange(np.size(x)).reshape(np.shape(x)), axis, 0)
+    x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
+    if np.any(x[1:] == y[:-1]) or np.any(np.isnan(y)):
+        return None
+    n = len(x)
+    last = np.arange(n).reshape(n, *(1,) * (x.ndim - 1)) * np.ones(x.shape, int)
+    last[1:][y[1:] == y[:-1]] = 0
+    np.maximum.accumulate(last, axis=0, out=last)
+    return np.moveaxis(np.take_along_axis(places, last, axis=0), 0, axis)
+
+
+constant(owners)
+
+
+def _to_owners(f: np.ufunc, g: Array, x: Array, y: Array, axis: int, places: Any) -> Array:
+    if places is None:
+        return accumulated(f, g, x, y, axis)
+    return np.reshape(scatter(np.ravel(g), np.ravel(places), (np.size(x),)), np.shape(x))
+
+
 def reduce(f: np.ufunc) -> None:
     """Declare the rule for `f.reduce`, by that for f."""
     defvjp(
@@ -90,7 +127,7 @@ defvjp(
 defvjp(
     np.add.reduce,
     _REDUCE,
-    array=lambda g, array_shape, axis, keepdims, initial, where: chosen(
+    array=lambda g, array_shape, axis, keepdims, initial, where: within(
         spread(g, array_shape, axis, keepdims), where
     ),
 )
@@ -152,6 +189,7 @@ def _by_result(f: np.ufunc) -> None:
 
 for _f in _EXTREMES:
     _extreme(_f)
+    _running(_f)
 for _f in _BY_RESULT:
     _by_result(_f)
 
@@ -184,7 +222,7 @@ def _outer(f: np.ufunc, g: Array, a: Array, b: Array, position: int) -> Array:
 def _reduced(f: np.ufunc, g: Array, y: Array, x: Array, where: Any) -> Array:
     # In place of what `where` leaves out, something that has a finite share.
     x = x if where is True else np.where(where, x, y)
-    return chosen(by_rule(f, 0, g, (y, x, None)), where)
+    return within(by_rule(f, 0, g, (y, x, None)), where)
 
 
 def _fold(f: np.ufunc, g: Array, x: Array, axis: Axis) -> Array:

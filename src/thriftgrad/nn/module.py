@@ -379,7 +379,8 @@ def _rebuilt(root: Module, leaves: Sequence[Any]) -> Module:
     try:
         return rebuild(root)
     finally:
-        del rebuild  # which refers to itself, and would keep the leaves until a garbage collection
+        # It refers to itself, and would keep the leaves until the next garbage collection.
+        rebuild = None  # type: ignore[assignment]
 
 
 class _Structure:

@@ -21,7 +21,7 @@ def scatter(values: Array, index: Any, shape: tuple[int, ...]) -> Array:
     return result
 
 
-_BASIC = (int, slice, type(None), type(Ellipsis))
+_BASIC = (int, np.integer, slice, type(None), type(Ellipsis))
 
 defvjp(operator.getitem, "a, index", a=lambda g, a_shape, index: scatter(g, index, a_shape))
 defvjp(tuple, "a", a=lambda g: np.stack(g))  # what iterating does: all rows, by one node

@@ -334,9 +334,8 @@ def _leaves(root: Module, modules: list[Module] | None = None) -> list[tuple[str
                 _visited(value, (attribute,), places, visit)
 
     enter(root, "")
-    del (
-        enter
-    )  # which refers to itself, and would keep all of this until the next garbage collection
+    # It refers to itself, and would keep all of this until the next garbage collection.
+    enter = None  # type: ignore[assignment]
     leaves = list(found.values())
     if len({name for name, _ in leaves}) < len(leaves):
         names = [name for name, _ in leaves]

@@ -22,6 +22,7 @@ from thriftgrad import tree
 from thriftgrad.autodiff.adjoint import describe
 from thriftgrad.autodiff.registry import RULES, Composed, Rule
 from thriftgrad.autodiff.tensor import Tensor
+from thriftgrad.errors import NoRuleError
 
 TABLES = [
     importlib.import_module(f"laws.{module.name}")
@@ -169,6 +170,52 @@ def test_scalars_and_empty_arrays(case: Case) -> None:
         assert np.shape(h) == ()
         assert g == pytest.approx(h[()])
         assert e.shape == (0,)
+
+
+# What NumPy makes of matrices without axes or entries in these is undocumented; the rules raise errors.
+ACCIDENTS = {np.linalg.multi_dot, np.linalg.tensorsolve, np.apply_over_axes}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", ["empty", "0-d", "Python number"])
+@every_case
+def test_what_numpy_computes_of_odd_shapes_has_a_gradient(case: Case, kind: str) -> None:
+    """Where NumPy itself takes an empty array, a 0-d array or a number, so does the rule."""
+    change = {
+        "empty": lambda a: a[..., :0] if a.ndim else a,
+        "0-d": lambda a: a.ravel()[:1].reshape(()),
+        "Python number": lambda a: a.ravel()[0].item(),
+    }[kind]
+    if case.function in ACCIDENTS:
+        return
+    drawn = case.draw()
+    args = tuple(
+        tree.map(lambda a: change(a) if isinstance(a, np.ndarray) else a, a)
+        if i in active(case)
+        else a
+        for i, a in enumerate(drawn)
+    )
+    try:
+        plain = weighted(case)(*args)
+    except Exception:
+        return  # NumPy takes none such here, and neither need we
+    if not np.isfinite(plain):
+        return
+    for g, i in zip(gradients(case, weighted(case), args), active(case), strict=True):
+        tree.map(assert_alike, args[i], g)
+
+
+@pytest.mark.parametrize(
+    "rule", [r for r in RULES.values() if isinstance(r, Rule)], ids=lambda r: describe(r.function)
+)
+def test_a_keyword_that_a_rule_does_not_know_is_refused_by_name(rule: Rule) -> None:
+    ready = rule.ready
+    for position, name, _ in ready.checked:
+        values = list(ready.signature.defaults)
+        ready.check(values)
+        values[position] = object()
+        with pytest.raises(NoRuleError, match=f"{name}=.*leave {name} out"):
+            ready.check(values)
 
 
 def test_every_rule_has_a_case() -> None:

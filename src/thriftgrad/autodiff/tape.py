@@ -126,8 +126,13 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
         if not retain:
             node.edges = None
         for parent, pull, residuals in edges:
-            part = pull(g, *residuals)
             kind = type(parent)
+            if (kind is Node or kind is Leaf) and 0 in parent.shape:  # type: ignore[union-attr]
+                # The gradient of an empty array is empty, and no rule need be ready for one.
+                like = g[0] if type(g) is list else g
+                part = np.zeros_like(like, shape=parent.shape, dtype=parent.dtype)  # type: ignore[union-attr]
+            else:
+                part = pull(g, *residuals)
             if (
                 kind is Node
                 and parent not in cotangents

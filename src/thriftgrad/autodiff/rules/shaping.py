@@ -291,7 +291,7 @@ def _untiled(g: Array, shape: Shape, reps: Any) -> Array:
 
 
 def _unrepeated(g: Array, shape: Shape, repeats: Any, axis: int | None) -> Array:
-    if axis is None:
+    if axis is None or not shape:
         return np.reshape(_unrepeated(g, (prod(shape),), repeats, 0), shape)
     axis %= len(shape)
     counts = np.atleast_1d(repeats)

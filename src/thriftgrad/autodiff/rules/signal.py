@@ -240,6 +240,8 @@ def _undiffed(g: Array, n: int, axis: int, shape: Shape, start: int | None) -> A
 
     The adjoint of a difference is the difference the other way, zeros standing outside.
     """
+    if not g.shape:  # only the difference of order 0, the number itself, has no axis
+        return g
     if not g.shape[axis]:
         return np.zeros_like(g, shape=shape)
     margin = list(g.shape)

@@ -37,7 +37,7 @@ test: $(TESTED)
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Random programs against JAX: 5,000 of them, half an hour; `make test` runs a share.
+# Random programs against JAX: 5,000 of them, up to an hour; `make test` runs a share.
 oracle: $(TESTED)
 	ORACLE_PROGRAMS=5000 $(BIN)/pytest tests/oracle
 

@@ -19,6 +19,7 @@ FLOORS = [
     {"data", "train", "check"},
     {"plots"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: i for i, floor in enumerate(FLOORS) for room in floor}
 ROOMS_IN_USE = sorted(

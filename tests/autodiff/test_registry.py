@@ -115,3 +115,21 @@ def test_a_list_where_one_array_belongs() -> None:
     for call in (lambda t: f([t, t]), lambda t: f([t, 1.0]), lambda t: f(x=(t, 2.0))):
         with pytest.raises((NoRuleError, DetachError), match=r"np\.stack"):
             tg.grad(lambda t, call=call: np.sum(call(t)))(1.0)
+
+
+def test_rules_that_return_nothing_or_a_python_number() -> None:
+    @tg.primitive
+    def stop(x):
+        return x * 1.0
+
+    @tg.primitive
+    def constant_slope(x):
+        return np.sum(x)
+
+    tg.defvjp(stop, x=lambda g: None)
+    tg.defvjp(constant_slope, x=lambda g: 3.0)
+    assert tg.grad(lambda x: stop(x * 2.0) + x)(1.0) == 1.0
+    assert tg.grad(lambda x: stop(x) * 1.0)(1.0) == 0.0
+    np.testing.assert_array_equal(
+        tg.grad(lambda x: constant_slope(x * 2.0))(np.ones(2)), [6.0, 6.0]
+    )

@@ -136,7 +136,7 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
             if (
                 kind is Node
                 and parent not in cotangents
-                and part.shape == parent.shape  # type: ignore[union-attr]
+                and getattr(part, "shape", None) == parent.shape  # type: ignore[union-attr]
                 and part.dtype is parent.dtype  # type: ignore[union-attr]
             ):
                 cotangents[parent] = part  # type: ignore[index]  # as `_send` would, without the call

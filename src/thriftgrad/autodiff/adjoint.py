@@ -173,17 +173,3 @@ def describe(function: Callable[..., Any]) -> str:
         module = next((m for m, home in homes.items() if getattr(home, name, None) is function), "")
     module = module.replace("numpy", "np", 1) if module.startswith("numpy") else module
     return f"{module}.{name}" if module and module != "builtins" else name
-
-
-def _at(position: int) -> Callable[[Sequence[Any]], Any]:
-    return lambda call: call[position]
-
-
-def _shape_at(position: int) -> Callable[[Sequence[Any]], Any]:
-    def get(call: Sequence[Any]) -> Any:
-        value = call[position]
-        if isinstance(value, (list, tuple)):
-            return tuple(np.shape(v) for v in value)
-        return np.shape(value)
-
-    return get

@@ -140,8 +140,6 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
                 and part.dtype is parent.dtype  # type: ignore[union-attr]
             ):
                 cotangents[parent] = part  # type: ignore[index]  # as `_send` would, without the call
-            elif kind is Node or kind is Leaf:
-                _send(parent, part, g, cotangents)  # type: ignore[arg-type]
             elif kind is tuple:
                 for each, its in zip(parent, part, strict=True):  # type: ignore[arg-type]
                     if each is not None:

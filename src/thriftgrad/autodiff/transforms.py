@@ -544,7 +544,7 @@ def _as_cotangent(g: Any, out: Tensor) -> Any:
             f"the pullback was given a cotangent of shape {np.shape(g)} for a value of shape "
             f"{out.shape}; the two must be equal"
         )
-    g = g if isinstance(g, Tensor) else np.asarray(g)
+    g = g if hasattr(g, "__array_ufunc__") else np.asarray(g)
     return g if g.dtype == out.dtype else g.astype(out.dtype)
 
 

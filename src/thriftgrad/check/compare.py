@@ -178,10 +178,10 @@ def _converted(leaf: Any, convert: Callable[[Any], Any]) -> Any:
 class _Rebuilder:
     """Copies functions with another library in the place of NumPy."""
 
-    def __init__(self, names: Any, convert: Callable[[Any], Any], library: str) -> None:
+    def __init__(self, names: Any, convert: Callable[[Any], Any], peer: str) -> None:
         self.names = names
         self.convert = convert
-        self.library = library
+        self.peer = peer
         self.done: dict[int, Callable[..., Any]] = {}
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +223,7 @@ class _Rebuilder:
 
     def _refuse(self, what: str) -> NoReturn:
         raise ConfigError(
-            f"the function calls {what}, which {self.library} does not know; compare takes functions "
+            f"the function calls {what}, which {self.peer} does not know; compare takes functions "
             f"in plain NumPy calls"
         )
 
@@ -239,7 +239,7 @@ class _Rebuilder:
             return _Namespace(module, self)
         if module.__name__ == "scipy.special":
             where = {"jax": "jax.scipy.special", "autograd": "autograd.scipy.special"}
-            return import_module(where.get(self.library, "torch.special"))
+            return import_module(where.get(self.peer, "torch.special"))
         return module
 
     def _named(self, names: Any, name: str) -> Any:
@@ -247,7 +247,7 @@ class _Rebuilder:
             return getattr(names, name)
         except AttributeError:
             raise ConfigError(
-                f"{self.library} has nothing under the name np.{name}, which the function uses"
+                f"{self.peer} has nothing under the name np.{name}, which the function uses"
             ) from None
 
     def _copy(self, function: types.FunctionType) -> Callable[..., Any]:

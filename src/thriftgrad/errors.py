@@ -56,3 +56,24 @@ class NonFiniteError(ThriftgradError, ArithmeticError):
 
 class LineSearchError(ThriftgradError, ArithmeticError):
     """A line search that found no step with a sufficient decrease."""
+
+
+class BudgetError(ThriftgradError, MemoryError):
+    """A memory budget that no schedule can keep to."""
+
+    def __init__(self, message: str, *, least: int | None = None) -> None:
+        super().__init__(message)
+        self.least = least
+        """The fewest bytes that suffice, where they are known."""
+
+
+class ScheduleError(ThriftgradError, ValueError):
+    """A schedule that cannot be carried out: an action uses what is not there."""
+
+
+class ReplayError(ThriftgradError, RuntimeError):
+    """A checkpointed function that did not compute the same again."""
+
+
+class SpillError(ThriftgradError, OSError):
+    """An activation on disk that could not be written, or is not what was written."""

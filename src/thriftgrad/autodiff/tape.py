@@ -12,7 +12,7 @@ ordinary input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import count
 from operator import attrgetter
 from typing import Any
@@ -93,10 +93,23 @@ _FREED = (
 )
 
 
-def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[Leaf, Array]:
+def sweep(
+    roots: Iterable[tuple[Node, Array]],
+    *,
+    retain: bool = False,
+    ends: Set[Node] = frozenset(),
+    before: Mapping[Leaf, Array] | None = None,
+) -> dict[Any, Array]:
     """Carry cotangents from `roots` back to the leaves, and return the gradient at each leaf.
 
     Each node's residuals are released as the sweep passes it, unless `retain` is set.
+
+    Args:
+        roots: where to begin, and the cotangent there.
+        retain: keep the residuals for another sweep.
+        ends: nodes to stop at as if they were leaves.
+        before: gradients that have arrived at leaves in a sweep of a later part of the same
+            computation. The sums are then those of one sweep over both parts, to the last bit.
 
     Raises:
         FreedTapeError: an earlier sweep has released residuals that this one needs.
@@ -106,17 +119,19 @@ def sweep(roots: Iterable[tuple[Node, Array]], *, retain: bool = False) -> dict[
     for node, cotangent in roots:
         held = cotangents.get(node)
         cotangents[node] = cotangent if held is None else held + cotangent
-    order = reachable(cotangents)
+    order = reachable(cotangents, ends)
     _check_unchanged(order)
-    gradients: dict[Leaf, Array] = {}
+    if before:
+        cotangents.update((leaf, before[leaf]) for leaf in order if leaf in before)  # type: ignore
+    gradients: dict[Any, Array] = {}
     while order:
         node = order.pop()
         g = cotangents.pop(node, None)
         if g is None:  # every path to this node was cut by a rule that returned None
             continue
         kind: type = type(node)
-        if kind is Leaf:
-            gradients[node] = g  # type: ignore[index]
+        if kind is Leaf or (ends and node in ends):
+            gradients[node] = g
             continue
         if kind is Fork:
             g = _filled(g, node.outputs)  # type: ignore[attr-defined]
@@ -199,12 +214,16 @@ def _check_unchanged(order: Sequence[Node]) -> None:
                     )
 
 
-def reachable(roots: Iterable[Node]) -> list[Node]:
-    """Return every node that the roots depend on, in the order in which they were made."""
+def reachable(roots: Iterable[Node], ends: Set[Node] = frozenset()) -> list[Node]:
+    """Return every node that the roots depend on, in the order in which they were made.
+
+    What lies behind the `ends` is left out.
+    """
     seen = set(roots)
     stack = list(seen)
     while stack:
-        edges = stack.pop().edges
+        node = stack.pop()
+        edges = () if ends and node in ends else node.edges
         if edges is None:
             raise FreedTapeError(_FREED)
         for parent, _, _ in edges:

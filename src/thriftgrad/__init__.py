@@ -21,22 +21,28 @@ from thriftgrad.autodiff import (
 )
 
 if TYPE_CHECKING:
-    from thriftgrad import check, data, nn, optim, plots, train, tree
+    from thriftgrad import check, data, export, memory, nn, optim, plots, train, tree
+    from thriftgrad.compile.compiled import compile
+    from thriftgrad.memory.checkpoint import checkpoint
 
 __version__ = "0.1.0"
 __all__ = [
     "Parameter",
     "Tensor",
     "check",
+    "checkpoint",
+    "compile",
     "data",
     "defvjp",
     "elementwise_grad",
+    "export",
     "grad",
     "hessian",
     "holomorphic_grad",
     "hvp",
     "jacobian",
     "jvp",
+    "memory",
     "nn",
     "no_grad",
     "optim",
@@ -48,15 +54,17 @@ __all__ = [
     "vjp",
 ]
 
-_ROOMS = {"check", "data", "nn", "optim", "plots", "train", "tree"}
+_ROOMS = {"check", "compile", "data", "export", "memory", "nn", "optim", "plots", "train", "tree"}
 
 
 def __getattr__(name: str) -> Any:
     # The rooms come when they are first asked for, so that a program pays for what it uses.
+    if name == "checkpoint":
+        return import_module("thriftgrad.memory.checkpoint").checkpoint
     if name in _ROOMS:
         return import_module(f"thriftgrad.{name}")
     raise AttributeError(f"module 'thriftgrad' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *_ROOMS, "checkpoint"})

@@ -13,6 +13,7 @@ ordinary input.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextvars import ContextVar
 from itertools import count
 from operator import attrgetter
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, fit
-from thriftgrad.errors import FreedTapeError, InPlaceError
+from thriftgrad.errors import DetachError, FreedTapeError, InPlaceError, ReplayError
 
 _next_number = count().__next__
 
@@ -48,7 +49,7 @@ what `pull` returns; None marks an argument that needs no gradient."""
 class Leaf(Node):
     """Where a gradient arrives and stays."""
 
-    __slots__ = ("changed", "grad")
+    __slots__ = ("changed", "grad", "replaced")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__((), shape, dtype)
@@ -56,6 +57,11 @@ class Leaf(Node):
         self.changed: tuple[int, Array] | None = (
             None  # when its array was last written into, and it
         )
+        self.replaced: int | None = None  # when it was last given another array
+
+    def replace(self) -> None:
+        """Note that this leaf has another array now. What a tape holds of the old one stays right."""
+        self.replaced = _next_number()
 
     def touch(self, array: Array) -> None:
         """Note that the array of this leaf has been written into.
@@ -66,15 +72,23 @@ class Leaf(Node):
 
 
 class Fork(Node):
-    """A call with several results; each result's own node is an `Output` of it."""
+    """A call with several results; each result's own node is an `Output` of it.
 
-    __slots__ = ("outputs",)
+    With `replay` it stands for a whole part of the tape that was not kept (see `deferred`): `replay()`
+    makes that part and returns the node of each result.
+    """
+
+    __slots__ = ("outputs", "replay")
 
     def __init__(
-        self, edges: Sequence[Edge], outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
+        self,
+        edges: Sequence[Edge],
+        outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+        replay: Callable[[], Sequence[Node]] | None = None,
     ) -> None:
         super().__init__(edges, (), np.dtype(object))
         self.outputs = outputs
+        self.replay = replay
 
 
 class Output(Node):
@@ -86,6 +100,77 @@ class Output(Node):
         super().__init__(((fork, _pass, ()),), *fork.outputs[index])
         self.index = index
 
+
+def deferred(
+    ends: tuple[Node, ...],
+    outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+    replay: Callable[[], Sequence[Node]],
+    held: tuple[Array, ...] = (),
+) -> Fork:
+    """Return a fork for a part of the tape that is not kept, from `outputs` back to the `ends`.
+
+    `held` are the arrays that `replay` keeps, for whoever asks what a tape holds.
+    """
+    return Fork(((ends, _pass, held),), outputs, replay)
+
+
+class Marker(Node):
+    """What results have in the place of a node while a `Scout` lets nothing be kept."""
+
+    __slots__ = ()
+
+
+class Scout:
+    """What becomes of the calls in a function that runs without a tape, or runs again.
+
+    Without a tape, at `level=None`: all results have the scout's marker for a node, which keeps
+    nothing. Again, for the tape at `level`: calls are recorded there; at higher levels, whose sweeps are
+    over, they have the marker; those at lower levels are the business of the scout outside, if there is
+    one. Calls at levels begun after the scout, by a `grad` in the function, are recorded as ever.
+
+    Args:
+        top: the newest level there was.
+        outside: the scout at work already.
+        level: the one to record at, or None.
+
+    Attributes:
+        met: at each level, the nodes from outside that calls have met: those that are older than the
+            scout, and leaves of any age. In the order in which they were met.
+        calls: how many calls there were at each level.
+    """
+
+    __slots__ = ("calls", "level", "marker", "met", "outside", "top")
+
+    def __init__(self, top: int, outside: Scout | None, level: int | None = None) -> None:
+        self.top = top
+        self.outside = outside
+        self.level = level
+        self.marker = Marker((), (), np.dtype(object))
+        self.met: dict[int, dict[Node, None]] = {}
+        self.calls: dict[int, int] = {}
+
+    def visit(self, edges: Sequence[Edge], level: int) -> Marker | None:
+        """Note a call; return what its results have for a node, or None if it is to be recorded."""
+        scout: Scout | None = self
+        while scout is not None and scout.level is not None and level < scout.level:
+            scout = scout.outside
+        if scout is None or level > scout.top:
+            return None
+        first = scout.marker.number
+        met = scout.met.setdefault(level, {})
+        scout.calls[level] = scout.calls.get(level, 0) + 1
+        for parent, _, _ in edges:
+            for each in parent if type(parent) is tuple else (parent,):
+                if each is not None and (each.number < first or type(each) is Leaf):  # type: ignore
+                    met[each] = None  # type: ignore[index]
+        return None if level == scout.level else scout.marker
+
+    def end(self) -> None:
+        """Turn the marker into one that no sweep passes, as what still has it was kept too long."""
+        self.marker.edges = None
+
+
+scouting: ContextVar[Scout | None] = ContextVar("thriftgrad_scouting", default=None)
 
 _FREED = (
     "this tape has been swept already, or a sweep of it failed, and its residuals are released; run the "
@@ -119,6 +204,7 @@ def sweep(
     for node, cotangent in roots:
         held = cotangents.get(node)
         cotangents[node] = cotangent if held is None else held + cotangent
+    cotangent = held = None  # what a caller has handed over is freed once it is used
     order = reachable(cotangents, ends)
     _check_unchanged(order)
     if before:
@@ -134,6 +220,9 @@ def sweep(
             gradients[node] = g
             continue
         if kind is Fork:
+            if node.replay is not None:  # type: ignore[attr-defined]
+                order += _replayed(node, g, cotangents, retain)  # type: ignore[arg-type]
+                continue
             g = _filled(g, node.outputs)  # type: ignore[attr-defined]
         edges = node.edges
         if edges is None:
@@ -165,6 +254,35 @@ def sweep(
             else:
                 _send(parent, part, g, cotangents)  # type: ignore[arg-type]
     return gradients
+
+
+def _replayed(
+    fork: Fork, parts: list[Any], cotangents: dict[Node, Any], retain: bool
+) -> list[Node]:
+    """Make the part of the tape that `fork` stands for, and return its nodes, ready to be swept.
+
+    They are newer than all that waits, so the sweep goes on with them, adds up in the order in which it
+    would have if they had been kept, and needs no recursion.
+    """
+    assert fork.edges is not None
+    assert fork.replay is not None
+    ends: frozenset[Any] = frozenset(fork.edges[0][0])  # type: ignore[arg-type]
+    results = fork.replay()
+    if not retain:
+        fork.edges = fork.replay = None
+    roots = []
+    for node, part in zip(results, parts, strict=True):
+        if part is not None:
+            held = cotangents.get(node)
+            cotangents[node] = part if held is None else held + part
+            roots.append(node)
+    fresh = [node for node in reachable(roots, ends) if node not in ends]
+    if fresh and fresh[0].number < fork.number:
+        raise ReplayError(
+            "a function under checkpoint used tensors from outside of which nothing was seen; all its calls "
+            "on tensors must be made in the thread that called it"
+        )
+    return fresh
 
 
 def _send(node: Node, part: Array, g: Array, cotangents: dict[Node, Any]) -> None:
@@ -225,7 +343,7 @@ def reachable(roots: Iterable[Node], ends: Set[Node] = frozenset()) -> list[Node
         node = stack.pop()
         edges = () if ends and node in ends else node.edges
         if edges is None:
-            raise FreedTapeError(_FREED)
+            raise _gone(node)
         for parent, _, _ in edges:
             if type(parent) is tuple:
                 for each in parent:
@@ -236,6 +354,16 @@ def reachable(roots: Iterable[Node], ends: Set[Node] = frozenset()) -> list[Node
                 seen.add(parent)  # type: ignore[arg-type]
                 stack.append(parent)  # type: ignore[arg-type]
     return sorted(seen, key=attrgetter("number"))
+
+
+def _gone(node: Node) -> Exception:
+    if type(node) is Marker:
+        return DetachError(
+            "a tensor made inside a function that ran under checkpoint was kept beyond its end (as an "
+            "attribute, in a list, or hidden in an object that was returned), and what it was computed "
+            "from is gone; return it from the function, in a tuple, list or dict"
+        )
+    return FreedTapeError(_FREED)
 
 
 def _filled(

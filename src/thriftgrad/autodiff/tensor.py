@@ -19,20 +19,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
+from html import escape
 from itertools import count
-from typing import Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import numpy as np
 
+from thriftgrad.autodiff import recording
 from thriftgrad.autodiff.adjoint import Array, describe
 from thriftgrad.autodiff.registry import RULES, Composed, Resolved, Rule, lookup
-from thriftgrad.autodiff.tape import Edge, Fork, Leaf, Node, Output, sweep
+from thriftgrad.autodiff.tape import Edge, Fork, Leaf, Marker, Node, Output, scouting, sweep
 from thriftgrad.errors import (
     DetachError,
     DifferentiationError,
     InPlaceError,
     NoRuleError,
+    RecordError,
 )
+
+if TYPE_CHECKING:
+    from thriftgrad.autodiff.graph import Graph
 
 P = ParamSpec("P")
 
@@ -44,6 +50,7 @@ _open: ContextVar[tuple[int, ...]] = ContextVar("thriftgrad_open", default=())
 """The floors that `no_grad` contexts have set and not yet taken back."""
 
 _accumulating = threading.Lock()
+_recorder = recording.active.get
 
 
 @contextmanager
@@ -179,7 +186,10 @@ class Tensor:
     @property
     def grad(self) -> Array | None:
         """The gradient that `backward` has accumulated here, or None."""
-        return self.node.grad if isinstance(self.node, Leaf) else None
+        if not isinstance(self.node, Leaf):
+            return None
+        recorder = _recorder()
+        return self.node.grad if recorder is None else recorder.gradient(self.node)
 
     @grad.setter
     def grad(self, gradient: Array | None) -> None:
@@ -193,7 +203,11 @@ class Tensor:
                 f"a gradient of shape {np.shape(gradient)} was assigned to a tensor of shape "
                 f"{self.shape}; the two must be equal"
             )
-        self.node.grad = gradient
+        recorder = _recorder()
+        if recorder is None:
+            self.node.grad = gradient
+        else:
+            recorder.set_gradient(self.node, gradient)
 
     def backward(self, gradient: Array | None = None, *, retain: bool = False) -> None:
         """Add to the `grad` of every leaf its gradient of this tensor.
@@ -250,12 +264,48 @@ class Tensor:
             gradient = gradient.astype(self.dtype, copy=False)
             if isinstance(self.node, Leaf):
                 gradient = gradient.copy()
+        if type(self.node) is Marker:
+            raise DifferentiationError(
+                "backward() inside a function that runs under checkpoint, where there is no tape yet; "
+                "return the tensor from the function and call backward() outside"
+            )
+        recorder = _recorder()
+        if recorder is not None and isinstance(self.value, (np.ndarray, np.generic, float)):
+            raise RecordError(
+                "backward() on a tensor that was computed outside of the function that compile records; "
+                "compute it inside"
+            )
         gradients = sweep([(self.node, gradient)], retain=retain)
+        if recorder is not None:
+            for leaf, g in gradients.items():
+                held = recorder.gradient(leaf)
+                recorder.set_gradient(leaf, g if held is None else held + g)
+            return
         # Only now that the whole sweep has succeeded is anything changed; and two threads that share
         # parameters must not lose each other's sums.
         with _accumulating:
             for leaf, g in gradients.items():
                 leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+    def graph(self, names: Mapping[str, Tensor] | None = None) -> Graph:
+        """Return the tape behind this tensor as a graph, which a notebook draws.
+
+        See `thriftgrad.autodiff.graph`. `names` says what leaves are called, as
+        `dict(model.named_parameters())` does.
+
+        Raises:
+            DifferentiationError: this tensor records nothing.
+            FreedTapeError: a backward pass has released the tape.
+
+        Example:
+            >>> import numpy as np, thriftgrad as tg
+            >>> w = tg.Parameter(np.ones(3), name="w")
+            >>> np.sum(w * w).graph({"w": w})
+            Graph of 3 nodes that keep 0 B
+        """
+        from thriftgrad.autodiff.graph import graph
+
+        return graph(self, names)
 
     # How NumPy's calls arrive
 
@@ -347,6 +397,22 @@ class Tensor:
             np.asarray(_innermost(self)), separator=", ", prefix="Tensor(", threshold=100
         )
         return f"Tensor({text}, dtype={self.dtype})"
+
+    def _repr_html_(self) -> str:
+        kind = (
+            "leaf" if isinstance(self.node, Leaf) else "records" if self._records() else "constant"
+        )
+        name = f" {self.name}" if isinstance(self, Parameter) and self.name else ""
+        head = f"{type(self).__name__}{name}, shape {self.shape}, {self.dtype}, {self.nbytes:,} bytes, {kind}"
+        shown = np.array2string(
+            np.asarray(_innermost(self)), separator=", ", threshold=60, edgeitems=3
+        )
+        if self.grad is None:
+            gradient = ""
+        else:
+            norm = float(np.linalg.norm(np.ravel(np.asarray(_innermost(self.grad)))))
+            gradient = f"<p>gradient of norm {norm:.6g}</p>"
+        return f"<p><b>{escape(head)}</b></p><pre>{escape(shown)}</pre>{gradient}"
 
     def __reduce__(self) -> NoReturn:
         raise DetachError(
@@ -536,12 +602,20 @@ class Parameter(Tensor):
     @property
     def value(self) -> Any:
         """The array that holds the parameter's present value."""
-        return _value.__get__(self)
+        recorder = _recorder()
+        array = _value.__get__(self)
+        return array if recorder is None else recorder.parameter(self, array)
 
     @value.setter
     def value(self, value: Array) -> None:
         value = as_differentiable(value, f"the value of parameter {self.name!r}")
+        recorder = _recorder()
+        if recorder is not None:
+            recorder.assign(self, value)
+            return
         shape, dtype = _describe_value(value)
+        assert isinstance(self.node, Leaf)
+        self.node.replace()
         if (shape, dtype) != (self.shape, self.dtype):
             self.node = Leaf(shape, dtype)  # a gradient of another shape belongs to what was
         self._place(value)
@@ -557,7 +631,11 @@ class Parameter(Tensor):
         an error instead of giving a wrong gradient.
         """
         assert isinstance(self.node, Leaf)
-        self.node.touch(self.value)
+        recorder = _recorder()
+        if recorder is None:
+            self.node.touch(self.value)
+        else:
+            recorder.touched(self)
 
     def __reduce__(self) -> Any:
         return type(self), (self.value, self.name)
@@ -848,9 +926,10 @@ def _recorded(ans: Any, edges: Sequence[Edge], level: int) -> Any:
                 f"the other arrays to numbers first (a.astype(float)), or pass t.value if that is meant"
             )
         return ans
+    scout = _scout()
     tensor = _new(Tensor)
     tensor.value = ans
-    tensor.node = Node(edges, shape, dtype)
+    tensor.node = (scout and scout.visit(edges, level)) or Node(edges, shape, dtype)
     tensor.level = level
     return tensor
 
@@ -864,15 +943,18 @@ def _forked(answers: Any, edges: Sequence[Edge], level: int) -> Any:
                 f"{type(answers).__name__}), where no gradient can be recorded; return one flat tuple"
             )
     specs = [_describe_value(ans) for ans in answers]
+    scout = _scout()
+    marker = scout and scout.visit(edges, level)
     fork = Fork(edges, specs)
     wrapped = [
-        _tensor(ans, Output(fork, i), level) if dtype.kind in "fc" else ans
+        _tensor(ans, marker or Output(fork, i), level) if dtype.kind in "fc" else ans
         for i, (ans, (_, dtype)) in enumerate(zip(answers, specs, strict=True))
     ]
     kind = type(answers)
     return kind(*wrapped) if hasattr(kind, "_fields") else kind(wrapped)
 
 
+_scout = scouting.get
 _PLAIN = (np.ndarray, np.memmap)
 
 
@@ -906,6 +988,11 @@ def _constant(ans: Any) -> Any:
     if isinstance(ans, Tensor) or _describe_value(ans)[1].kind not in "fc":
         return ans
     return _tensor(ans, None, _CONSTANT)
+
+
+def as_constant(value: Any) -> Tensor:
+    """Return a tensor that records nothing."""
+    return _tensor(value, None, _CONSTANT)
 
 
 _new = Tensor.__new__

@@ -461,6 +461,11 @@ def test_the_tour():
         assert nn.cross_entropy(model(x), y).item() == value.item()
 
 
+def test_sequential_refuses_a_function_that_hides_a_module():
+    with pytest.raises(ConfigError, match="a function around a Linear, whose parameters it hides"):
+        nn.Sequential(np.tanh, tg.checkpoint(nn.Linear(2, 2, rng=0)))
+
+
 def test_sequential_is_a_sequence_of_callables():
     layers = [nn.Linear(4, 5, rng=0), np.tanh, lambda x: 2 * x, nn.Dropout(0.5, rng=0)]
     model = nn.Sequential(*layers).eval()

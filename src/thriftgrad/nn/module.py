@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import Any, Self
 
 import numpy as np
@@ -166,6 +167,32 @@ class Module:
             if isinstance(leaf, Parameter):
                 leaf.touch()
 
+    def stages(self) -> tuple[Callable[[Any], Any], ...]:
+        """Return functions of one array whose composition is this module.
+
+        A budget of memory is kept by computing some of these anew in the backward pass. A module is one
+        stage, and so cannot be cut, unless its class says here what its blocks are. They may share
+        parameters, but must hand on nothing but their output.
+
+        Example:
+            >>> from thriftgrad.nn import Linear
+            >>> class Net(Module):
+            ...     def __init__(self):
+            ...         self.embed = Linear(4, 8, rng=0)
+            ...         self.blocks = [Linear(8, 8, rng=k) for k in range(3)]
+            ...     def stages(self):
+            ...         return (self.embed, *(lambda x, b=b: x + np.tanh(b(x)) for b in self.blocks))
+            ...     def __call__(self, x):
+            ...         for stage in self.stages():
+            ...             x = stage(x)
+            ...         return x
+            >>> len(Net().stages())
+            4
+        """
+        if not callable(self):
+            raise ConfigError(f"a {type(self).__name__} cannot be called; give it a __call__")
+        return (self,)
+
     def train(self, mode: bool = True) -> Self:
         """Set `training` here and in all modules inside, and return this module."""
         for module in self.modules():
@@ -200,6 +227,19 @@ class Module:
         count = self.parameter_count
         total = f"{count:,} parameter{'s' * (count != 1)}, {self.nbytes:,} bytes"
         return _table(_rows(self, "", "", set()), total)
+
+    def _repr_html_(self) -> str:
+        (_, heading, _), *inner = _rows(self, "", "", set())
+        count = self.parameter_count
+        total = f"{count:,} parameter{'s' * (count != 1)}, {self.nbytes:,} bytes"
+        lines = "".join(
+            f'<tr><td style="text-align:left;padding-left:{len(name) - len(name.lstrip()) - 1}em">'
+            f'{escape(name.lstrip())}</td><td style="text-align:left">{escape(text)}</td>'
+            f'<td style="text-align:right">{number}</td></tr>'
+            for name, text, number in inner
+        )
+        table = f"<table><tbody>{lines}</tbody></table>" if inner else ""
+        return f"<p><b>{escape(heading)}</b>, {total}</p>{table}"
 
     def _describe(self) -> str:
         """Return what `repr` says of this module itself; its parameters are added to that."""
@@ -255,6 +295,13 @@ class Sequential(Module):
                     f"Sequential: layer {position} is {given}; each layer is an argument of its "
                     f"own and a callable on arrays: Sequential(Linear(784, 10), np.tanh)"
                 )
+            inside = getattr(layer, "__wrapped__", None)
+            if isinstance(inside, Module):
+                raise ConfigError(
+                    f"Sequential: layer {position} is a function around a "
+                    f"{type(inside).__name__}, whose parameters it hides; give the module "
+                    f"itself, and for less memory memory= to fit, or wrap the function that calls it"
+                )
             # As attributes of these names they are found under the paths that they should have.
             setattr(self, str(position), layer)
 
@@ -262,6 +309,10 @@ class Sequential(Module):
     def layers(self) -> tuple[Callable[[Any], Any], ...]:
         """The layers, in order."""
         return tuple(value for name, value in vars(self).items() if name.isdigit())
+
+    def stages(self) -> tuple[Callable[[Any], Any], ...]:
+        """Return the layers."""
+        return self.layers
 
     def __call__(self, x: Any) -> Any:
         """Return what the last layer makes of what those before it made of x."""

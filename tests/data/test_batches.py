@@ -104,9 +104,9 @@ def test_the_data_is_never_copied():
     [
         ((np.zeros(3), np.zeros(4)), DataError, "3 samples but y has 4"),
         ((np.zeros((0, 3)),), DataError, "empty"),
-        (([1, 2],), DataError, "x is list"),
-        ((np.zeros(2), [1, 2]), DataError, "y is list"),
-        ((np.float64(1),), DataError, "first axis"),
+        ((["a", "b"],), DataError, "x is a list of <U1; expected numbers"),
+        ((np.zeros(2), [[1], [1, 2]]), DataError, "y is a list that makes no array"),
+        ((np.float64(1),), DataError, "x is a float64; expected .* one entry for each example"),
         ((np.zeros(3), None, 0), ConfigError, "at least 1; got 0"),
         ((np.zeros(3), None, 2.0), ConfigError, "whole number"),
         ((np.zeros(3), None, True), ConfigError, "whole number"),

@@ -356,7 +356,7 @@ X, Y = blobs(12)
     [
         ({"data": (X, Y[:-1])}, DataError, "train: x has 12 examples but y has 11"),
         ({"data": (X[:0], Y[:0])}, DataError, "train: x and y are empty"),
-        ({"data": (X.tolist(), Y)}, DataError, "train: x is a list"),
+        ({"data": ([["a"]] * 12, Y)}, DataError, "train: x is a list of <U1; expected numbers"),
         ({"data": X}, DataError, "train is a ndarray; expected a pair"),
         ({"data": ((X * 9).astype(np.uint8), Y)}, DataError, r"x\.astype\(np\.float32\) / 255"),
         ({"validation": (X, Y[1:])}, DataError, "validation: x has 12 examples but y has 11"),

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from thriftgrad.data.arrays import as_rows
 from thriftgrad.errors import ConfigError, DataError
 
 Array = NDArray[Any]
@@ -16,7 +17,7 @@ Batch = TypeVar("Batch")
 
 @overload
 def batches(
-    x: Array,
+    x: Any,
     y: None = None,
     size: int = 128,
     rng: int | np.random.Generator | None = None,
@@ -24,15 +25,15 @@ def batches(
 ) -> "Batches[Array]": ...
 @overload
 def batches(
-    x: Array,
-    y: Array,
+    x: Any,
+    y: Any,
     size: int = 128,
     rng: int | np.random.Generator | None = None,
     drop_last: bool = False,
 ) -> "Batches[tuple[Array, Array]]": ...
 def batches(
-    x: Array,
-    y: Array | None = None,
+    x: Any,
+    y: Any = None,
     size: int = 128,
     rng: int | np.random.Generator | None = None,
     drop_last: bool = False,
@@ -45,12 +46,14 @@ def batches(
     Without `rng` the batches are in order, and are views. With `rng`, a seed or a generator, every
     pass draws a new permutation from that generator: who saves the generator's state between two
     passes can go on with the third as if nothing had happened. Beside the data there are then n
-    indices and one batch in memory; batches of a memory-mapped array are plain arrays in memory.
+    indices and one batch in memory; batches of a memory-mapped array, or of a sparse matrix, are
+    plain arrays in memory. Data frames, series and lists are made arrays of first, as a whole.
 
     Raises:
         ConfigError: `size` is not a whole number of at least 1, `rng` is not a seed or generator,
             or `drop_last` would drop all there is.
-        DataError: `x` or `y` is not an array with a first axis, is empty, or they differ in length.
+        DataError: `x` or `y` has no first axis, is empty, holds something other than numbers, or
+            they differ in length.
 
     Example:
         >>> import numpy as np
@@ -63,13 +66,8 @@ def batches(
         [0, 1, 2, 3, 4]
 
     """
-    arrays = {"x": x} if y is None else {"x": x, "y": y}
-    for name, array in arrays.items():
-        if not getattr(array, "shape", ()):
-            raise DataError(
-                f"batches: {name} is {type(array).__name__}; expected an array with a first axis "
-                "to cut along (numpy.asarray makes one of a list)"
-            )
+    given = {"x": x} if y is None else {"x": x, "y": y}
+    arrays = {name: as_rows(data, f"batches: {name}") for name, data in given.items()}
     lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"batches: x has {lengths['x']} samples but y has {lengths['y']}")
@@ -120,6 +118,8 @@ class Batches(Generic[Batch]):
 
 
 def _in_memory(batch: Array) -> Array:
+    if hasattr(batch, "toarray"):  # sparse
+        return batch.toarray()  # type: ignore[no-any-return]
     # A slice of a memory map would be read from disk at every use, and hold the file open.
     return np.array(batch, subok=False) if isinstance(batch, np.memmap) else batch
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from thriftgrad.errors import ConfigError
 from thriftgrad.nn import Module
 from thriftgrad.optim import Optimizer
 from thriftgrad.train.history import History
+
+if TYPE_CHECKING:
+    from thriftgrad.memory import Plan
 
 
 @dataclass
@@ -33,6 +36,7 @@ class State:
         loss: mean loss of the examples of the step just made.
         mean_loss: mean loss of the examples of this epoch so far.
         history: the epochs that are over.
+        plan: what each step holds when, where `fit` was given `memory`.
         stop: set it to end the training after this epoch.
     """
 
@@ -46,6 +50,7 @@ class State:
     loss: float = float("nan")
     mean_loss: float = float("nan")
     history: History = field(default_factory=History)
+    plan: Plan | None = None
     stop: bool = False
 
 

@@ -31,7 +31,7 @@ class Scores(NamedTuple):
 
 def evaluate(
     model: Module,
-    data: tuple[Array, Array],
+    data: tuple[Any, Any],
     *,
     loss: Callable[[Any, Any], Any],
     batch_size: int = 128,
@@ -47,12 +47,12 @@ def evaluate(
 
     Args:
         model: what to evaluate.
-        data: x and y, arrays of one length.
+        data: x and y of one length, of any kind that `fit` takes.
         loss: takes the model's output and y of a batch; returns a scalar.
         batch_size: how many examples to have in memory at once.
 
     Raises:
-        DataError: x and y are empty or differ in length.
+        DataError: x and y are empty, differ in length, or hold something other than numbers.
         ConfigError: `loss` does not return a scalar.
 
     Example:
@@ -64,27 +64,28 @@ def evaluate(
     """
     forward: Any = model
     total = right = 0.0
+    n = 0
     with model.evaluating(), no_grad():
         for x, y in batches(*data, size=batch_size):
             outputs = forward(x)
             total += len(x) * scalar(loss(outputs, y))
             right += count_right(outputs, y)
-    n = len(data[0])
+            n += len(x)
     return Scores(total / n, right / n)
 
 
-def predict(model: Module, x: Array, batch_size: int = 128) -> Array:
+def predict(model: Module, x: Any, batch_size: int = 128) -> Array:
     """Return a model's outputs for all rows of x as one plain array.
 
     The model is in evaluation mode meanwhile, and nothing is recorded.
 
     Args:
         model: what to evaluate.
-        x: inputs, one row an example.
+        x: inputs, one row an example, of any kind that `fit` takes.
         batch_size: how many examples to have in memory at once.
 
     Raises:
-        DataError: x is empty or not an array.
+        DataError: x is empty, or holds something other than numbers.
 
     Example:
         >>> import numpy as np, thriftgrad as tg

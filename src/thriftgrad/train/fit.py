@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thriftgrad.autodiff import Tensor
 from thriftgrad.data import batches
+from thriftgrad.data.arrays import as_rows
 from thriftgrad.errors import ConfigError, DataError, NonFiniteError
 from thriftgrad.nn import Module
 from thriftgrad.optim import Optimizer
 from thriftgrad.train import snapshot as snapshots
-from thriftgrad.train._diagnosis import bad_weights, finite, layers, where
+from thriftgrad.train._diagnosis import bad_weights, layers
 from thriftgrad.train.callbacks import (
     Callback,
     EarlyStopping,
@@ -26,28 +27,31 @@ from thriftgrad.train.callbacks import (
     State,
     check_callbacks,
 )
-from thriftgrad.train.evaluate import count_right, evaluate, scalar
+from thriftgrad.train.evaluate import evaluate
 from thriftgrad.train.history import Epoch, History
+from thriftgrad.train.step import Loss, Step, make_step
+
+if TYPE_CHECKING:
+    from thriftgrad.memory import Plan, Strategy, Update
 
 Array = NDArray[Any]
-Loss = Callable[[Any, Any], Any]
-Step = Callable[[Array, Array], tuple[float, float]]
-"""One update of the weights from a batch (x, y); returns its mean loss and how many were right."""
 
 
 def fit(
     model: Module,
-    train: tuple[Array, Array],
+    train: tuple[Any, Any],
     *,
     loss: Loss,
     optimizer: Optimizer,
     epochs: int,
     batch_size: int = 128,
-    validation: tuple[Array, Array] | None = None,
+    validation: tuple[Any, Any] | None = None,
     rng: int | np.random.Generator = 0,
     patience: int | None = None,
     snapshot: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    memory: int | str | Strategy | Plan | None = None,
+    update: Update = "after backward",
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> History:
@@ -58,7 +62,8 @@ def fit(
 
     Args:
         model: the model; it is trained in place.
-        train: x and y, arrays of one length.
+        train: x and y of one length: arrays, memory maps (batches are read from disk), sparse
+            matrices (batches are made dense), data frames and series, lists.
         loss: takes the model's output and y of a batch; returns a scalar tensor, the mean over the
             examples.
         optimizer: holds parameters of this model, all or some.
@@ -76,6 +81,13 @@ def fit(
         resume: go on from `snapshot` where that file is there, else start; without this, a file
             that is there already is an error. Where the optimiser's learning rate is a number, the
             saved one goes on, whatever the optimiser was made with this time.
+        memory: the bytes that a step may hold beyond the data set, such as "64 MB", for the fastest
+            step that fits; or which activations to keep: "all", "none", "sqrt", "revolve",
+            "every:2", "at:2,5", or a strategy of `thriftgrad.memory`. The model then runs by its
+            stages, and the weights are the same to the last bit. None: a plain backward pass.
+        update: with "during backward", each parameter is updated as soon as its gradient is
+            complete, which is then freed: gradients never exist together. Needs `memory`, and an
+            optimiser without `clip_norm`.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 
@@ -86,6 +98,7 @@ def fit(
         NonFiniteError: a loss or gradient turned NaN or infinite. The message names epoch, step and
             layer; the weights are those from before that step. Or weights did, in the last step of
             an epoch; a snapshot is then still that of the epoch before.
+        BudgetError: no schedule keeps to `memory`; the message says what is the least that would do.
         ConfigError: an argument makes no sense, or `snapshot` exists and `resume` is not set.
         DataError: x and y differ in length or are empty, or x is of a type not to learn from.
         SnapshotError: the snapshot is damaged, or of another model, optimiser or setting.
@@ -102,9 +115,13 @@ def fit(
         >>> len(history), bool(history.train_loss[-1] < 1e-6)
         (20, True)
     """
-    _check(model, train, "train")
-    if validation is not None:
-        _check(model, validation, "validation")
+    if not isinstance(model, Module):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected a thriftgrad.nn.Module such as "
+            f"nn.Sequential(...)"
+        )
+    train = _examples(train, "train")
+    validation = None if validation is None else _examples(validation, "validation")
     _check_optimizer(optimizer, model)
     if not callable(loss):
         raise ConfigError(
@@ -128,6 +145,13 @@ def fit(
     if stopping is not None:
         watching.append(stopping)
 
+    if update != "after backward" and memory is None:
+        raise ConfigError(
+            f'update = {update!r} without memory; pass memory="all" as well, or a budget'
+        )
+    if memory is not None:
+        state.plan = _plan(model, train, loss, optimizer, batch_size, memory, update)
+
     settings = _settings(model, loss, batch_size, patience, train, validation)
     if snapshot is not None:
         if not Path(snapshot).exists():
@@ -140,63 +164,60 @@ def fit(
                 f"name another file, or delete it"
             )
 
-    step = make_step(model, loss, optimizer)
+    step = make_step(model, loss, optimizer, state.plan)
     optimizer.zero_grad()
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
     try:
-        _tell(watching, "on_train_begin", state)
-        while len(state.history) < epochs and not state.stop:
-            started = time.perf_counter()
-            state.epoch = len(state.history) + 1
-            trained = _epoch(step, loader, state, watching)
-            _check_weights(state)
-            validated = _validate(state, validation, loss, batch_size)
-            seconds = time.perf_counter() - started
-            state.history.append(Epoch(state.epoch, *trained[:2], *validated, trained[2], seconds))
-            _tell(watching, "on_epoch_end", state)
-            if snapshot is not None:
-                snapshots.save_training(snapshot, state, stopping, settings)
-        if stopping is not None and stopping.best is not None:
-            model.load_state_dict(stopping.best)
+        with _training(model):
+            _tell(watching, "on_train_begin", state)
+            while len(state.history) < epochs and not state.stop:
+                started = time.perf_counter()
+                state.epoch = len(state.history) + 1
+                trained = _epoch(step, loader, state, watching)
+                _check_weights(state)
+                validated = _validate(state, validation, loss, batch_size)
+                seconds = time.perf_counter() - started
+                rate = trained[2]
+                state.history.append(Epoch(state.epoch, *trained[:2], *validated, rate, seconds))
+                _tell(watching, "on_epoch_end", state)
+                if snapshot is not None:
+                    snapshots.save_training(snapshot, state, stopping, settings)
+            if stopping is not None and stopping.best is not None:
+                model.load_state_dict(stopping.best)
     finally:
-        for module, mode in modes:
-            module.training = mode
         _tell(watching, "on_train_end", state)
     return state.history
 
 
-def make_step(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
-    """Return the function that makes one update of the weights from a batch (x, y)."""
-    parameters = model.named_parameters()
-    forward: Any = model
+def _plan(
+    model: Module,
+    train: tuple[Array, Array],
+    loss: Loss,
+    optimizer: Optimizer,
+    batch_size: int,
+    memory: int | str | Strategy | Plan,
+    update: Update,
+) -> Plan:
+    """Plan the steps on the first full batch: every other one is laid out alike, or smaller."""
+    from thriftgrad.memory import Plan
+    from thriftgrad.memory import plan as make_plan
 
-    def step(x: Array, y: Array) -> tuple[float, float]:
-        # The checks below say more than NumPy's warnings would.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            outputs = forward(x)
-            objective = loss(outputs, y)
-            value = scalar(objective)
-            if not isinstance(objective, Tensor):
-                raise ConfigError(
-                    f"loss(outputs, y) returned a {type(objective).__name__}, which records "
-                    f"nothing; expected a thriftgrad.Tensor: compute it from the model's output by "
-                    f"NumPy's functions, without .value or .item()"
-                )
-            if not math.isfinite(value):
-                raise NonFiniteError(f"the loss is {value}: {where(model, x, outputs)}")
-            objective.backward()
-            # From the loss backwards, which is the order in which gradients go wrong.
-            for name, parameter in reversed(parameters):
-                if parameter.grad is not None and not finite(parameter.grad):
-                    raise NonFiniteError(
-                        f"the loss is {value:.6g}, but the gradient of {name} is not finite"
-                    )
-        optimizer.step()
-        optimizer.zero_grad()
-        return value, count_right(outputs, y)
+    if isinstance(memory, Plan):
+        return memory
+    x, y = next(iter(batches(*train, size=batch_size)))
+    with _training(model), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return make_plan(model, x, y, budget=memory, loss=loss, optimizer=optimizer, update=update)
 
-    return step
+
+@contextmanager
+def _training(model: Module) -> Iterator[None]:
+    """Put all modules in training mode, and each back in its own at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _epoch(
@@ -211,11 +232,16 @@ def _epoch(
         try:
             state.loss, hits = step(x, y)
         except NonFiniteError as error:
+            during = state.plan is not None and state.plan.chain.update == "during backward"
+            weights = (
+                "Weights of later layers may have been updated in this step already"
+                if during
+                else "The weights are those from before this step"
+            )
             raise NonFiniteError(
-                f"epoch {state.epoch}, step {number} of {state.steps}: {error}. The weights are "
-                f"those from before this step; try a lower learning rate than {rate:g} or "
-                f"clip_norm= in the optimiser, and look for NaN, infinity or unscaled values in "
-                f"the data"
+                f"epoch {state.epoch}, step {number} of {state.steps}: {error}. {weights}; try a "
+                f"lower learning rate than {rate:g} or clip_norm= in the optimiser, and look for "
+                f"NaN, infinity or unscaled values in the data"
             ) from None
         total += len(x) * state.loss
         right += hits
@@ -253,29 +279,14 @@ def _validate(
     return scores
 
 
-def _check(model: Module, data: tuple[Array, Array], what: str) -> None:
-    if not isinstance(model, Module):
-        raise ConfigError(
-            f"model is a {type(model).__name__}; expected a thriftgrad.nn.Module such as "
-            f"nn.Sequential(...)"
-        )
+def _examples(data: tuple[Any, Any], what: str) -> tuple[Array, Array]:
+    """Return x and y in a form that batches can be cut from."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise DataError(f"{what} is a {type(data).__name__}; expected a pair of arrays (x, y)")
-    for name, array in zip("xy", data, strict=True):
-        if not getattr(array, "shape", ()):
-            raise DataError(
-                f"{what}: {name} is a {type(array).__name__}; expected an array with one entry for "
-                f"each example (np.asarray makes one of a list)"
-            )
-        if isinstance(array, np.ma.MaskedArray):
-            raise DataError(
-                f"{what}: {name} is a masked array, whose mask would be ignored; fill it "
-                f"({name}.filled(0)) or leave out the examples that are masked"
-            )
-    x, y = data
-    if len(x) != len(y):
-        raise DataError(f"{what}: x has {len(x)} examples but y has {len(y)}")
-    if len(x) == 0:
+    x, y = (as_rows(part, f"{what}: {name}") for name, part in zip("xy", data, strict=True))
+    if x.shape[0] != y.shape[0]:
+        raise DataError(f"{what}: x has {x.shape[0]} examples but y has {y.shape[0]}")
+    if x.shape[0] == 0:
         raise DataError(f"{what}: x and y are empty; expected at least one example")
     # Signed integers may be indices into a table of embeddings; bytes are pictures not yet scaled.
     if x.dtype.kind not in "fci":
@@ -283,6 +294,7 @@ def _check(model: Module, data: tuple[Array, Array], what: str) -> None:
             f"{what}: x has dtype {x.dtype}; expected floating-point numbers, for pictures of "
             f"bytes x.astype(np.float32) / 255"
         )
+    return x, y
 
 
 def _check_optimizer(optimizer: Optimizer, model: Module) -> None:

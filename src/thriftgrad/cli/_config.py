@@ -16,12 +16,15 @@ import numpy as np
 
 from thriftgrad import __version__, nn, optim
 from thriftgrad.errors import ConfigError
+from thriftgrad.memory.plan import strategy_for
 from thriftgrad.train._write import SUFFIX, write_text
 
 CONFIG = "config.json"
 SNAPSHOT = "snapshot.safetensors"
 METRICS = "metrics.csv"
+NORMS = "norms.csv"
 CURVES = "curves.png"
+MEMORY = "memory.png"
 
 DECAY = 0.7
 """What the learning rate is multiplied by over an epoch. The number of epochs has no part in it, so
@@ -73,6 +76,8 @@ class Config:
         classes: how many there are.
         image: height and width, where an image is a plane of pixels from 0 to 1; else None.
         background: what the pixels at the rim of the training images are on average.
+        memory: bytes that a step may hold, or a strategy, as in `--help`; None for a plain step.
+        update: "after" or "during" the backward pass.
 
     Raises:
         ConfigError: a value that makes no sense.
@@ -92,6 +97,8 @@ class Config:
     classes: int
     image: list[int] | None
     background: float
+    memory: str | None = None
+    update: str = "after"
 
     def __post_init__(self) -> None:
         _choice("activation", self.activation, ACTIVATIONS)
@@ -113,6 +120,11 @@ class Config:
                 raise ConfigError(
                     f"image is {self.image}; expected height and width of {self.inputs} pixels"
                 )
+        _choice("update", self.update, {"after": None, "during": None})
+        if self.memory is not None:
+            strategy_for(self.memory)
+        elif self.update == "during":
+            raise ConfigError("--update during goes with --memory: add --memory all, or a budget")
         if "\0" in self.data:
             raise ConfigError(f"data is {self.data!r}, which cannot be the name of a file")
 
@@ -220,6 +232,7 @@ def read(folder: Path) -> Config:
         raise ConfigError(f"{path} is not a configuration of format {_FORMAT}")
     content.pop("thriftgrad", None)
     names = {field.name for field in fields(Config)}
+    content = {"memory": None, "update": "after", **content}  # runs from before there were budgets
     if content.keys() != names:
         raise ConfigError(
             f"{path} is damaged: missing {sorted(names - content.keys()) or 'nothing'}, unexpected "
@@ -247,6 +260,7 @@ _KINDS: dict[str, Any] = {
     "classes": int,
     "image": list | None,
     "background": float | int,
+    "memory": str | None,
 }
 
 

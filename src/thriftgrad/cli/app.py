@@ -13,7 +13,9 @@ from thriftgrad.cli._threads import one_blas_thread
 from thriftgrad.cli.check import check
 from thriftgrad.cli.coverage import coverage
 from thriftgrad.cli.evaluate import evaluate
+from thriftgrad.cli.plan import plan
 from thriftgrad.cli.predict import predict
+from thriftgrad.cli.report import report
 from thriftgrad.cli.train import train
 from thriftgrad.errors import ThriftgradError
 
@@ -69,5 +71,5 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for each in (train, evaluate, predict, check, coverage):
+for each in (train, plan, evaluate, predict, report, check, coverage):
     app.command()(_reporting(each))

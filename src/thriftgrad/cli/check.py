@@ -76,7 +76,7 @@ def check(
                 f"{what} is taken for the folder of a run, and --shape, --args, --gradient and --with "
                 f"are for a function: MODULE:FUNCTION"
             )
-        report = _run(Path(what), examples, second_order, seed)
+        report = of_run(Path(what), examples, second_order, seed)
     else:
         if with_ and second_order:
             raise ConfigError(
@@ -108,7 +108,10 @@ def check(
         raise checks.GradientError(f"the gradient of {report.function} is wrong")
 
 
-def _run(folder: Path, examples: int, second_order: bool, seed: int) -> checks.Report:
+def of_run(
+    folder: Path, examples: int = 16, second_order: bool = False, seed: int = 0
+) -> checks.Report:
+    """Return the check of a run's gradient on so many of its training images."""
     from thriftgrad.cli._images import load_images
     from thriftgrad.cli.evaluate import trained
     from thriftgrad.cli.train import targets

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from thriftgrad import plots
 from thriftgrad.cli import _config
 from thriftgrad.cli._config import ACTIVATIONS, DTYPES, LOSSES, OPTIMIZERS, Config, parse_hidden
 from thriftgrad.cli._images import absolute, hold_out, load_images, picture
+from thriftgrad.cli._options import one_of, parse_update
 from thriftgrad.data import Dataset, Split, one_hot
 from thriftgrad.errors import ConfigError
+from thriftgrad.memory import Plan
+from thriftgrad.memory import plan as memory_plan
+from thriftgrad.memory.plan import strategy_for
 from thriftgrad.nn import Sequential
 from thriftgrad.optim import Optimizer
-from thriftgrad.train import Callback, MetricsFile, State, evaluate, fit
+from thriftgrad.train import Callback, MetricsFile, Norms, State, evaluate, fit
 from thriftgrad.train.callbacks import ProgressBar
-from thriftgrad.train.history import HEADER, History, line
+from thriftgrad.train.history import HEADER, line
 
 _DEFAULTS: dict[str, Any] = {
     "data": "mnist",
@@ -31,19 +37,13 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 
+_PROBED = 256
+"""So many validation images tell how large gradients and activations are."""
+
 
 def _option(name: str, text: str, **more: Any) -> Any:
     # An option not given is None, so that --resume can tell it from one that repeats the default.
     return typer.Option(help=f"{text}  [default: {_DEFAULTS[name]}]", **more)
-
-
-def _one_of(choices: Iterable[str]) -> Any:
-    def check(given: str | None) -> str | None:
-        if given is not None and given not in choices:
-            raise typer.BadParameter(f"{given!r} is not one of {', '.join(choices)}")
-        return given
-
-    return {"callback": check, "metavar": "|".join(choices)}
 
 
 def _widths(given: str | None) -> str | None:
@@ -51,6 +51,15 @@ def _widths(given: str | None) -> str | None:
         parse_hidden(given or "")
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
+    return given
+
+
+def _memory(given: str | None) -> str | None:
+    if given is not None:
+        try:
+            strategy_for(given)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from error
     return given
 
 
@@ -75,7 +84,7 @@ def train(
     ] = None,
     activation: Annotated[
         str | None,
-        _option("activation", "What stands between layers.", **_one_of(ACTIVATIONS)),
+        _option("activation", "What stands between layers.", **one_of(ACTIVATIONS)),
     ] = None,
     loss: Annotated[
         str | None,
@@ -83,12 +92,12 @@ def train(
             "loss",
             "cross_entropy, of softmax; or mse or squared_error, of a sigmoid layer against "
             "one-hot rows.",
-            **_one_of(LOSSES),
+            **one_of(LOSSES),
         ),
     ] = None,
     optimizer: Annotated[
         str | None,
-        _option("optimizer", "How to step.", **_one_of(OPTIMIZERS)),
+        _option("optimizer", "How to step.", **one_of(OPTIMIZERS)),
     ] = None,
     lr: Annotated[
         float | None,
@@ -103,10 +112,28 @@ def train(
         int | None, _option("epochs", "How often to go through the images.", min=1)
     ] = None,
     batch_size: Annotated[int | None, _option("batch_size", "Images in a step.", min=1)] = None,
-    dtype: Annotated[str | None, _option("dtype", "Of all numbers.", **_one_of(DTYPES))] = None,
+    dtype: Annotated[str | None, _option("dtype", "Of all numbers.", **one_of(DTYPES))] = None,
     seed: Annotated[
         int | None,
         _option("seed", "The same seed on the same machine gives the same bits.", min=0),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes that a step may hold beyond the data set, such as 64MB, for the fastest step "
+            "that fits; or which activations to keep: all, none, sqrt, revolve, every:2, at:2,5. "
+            "The weights are the same to the last bit.  [default: a plain backward pass]",
+            metavar="SIZE|STRATEGY",
+            callback=_memory,
+        ),
+    ] = None,
+    update: Annotated[
+        str | None,
+        typer.Option(
+            help="With --memory: update weights after the backward pass, or during it, layer by "
+            "layer, so that gradients never exist together.  [default: after]",
+            **one_of(("after", "during")),
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -128,9 +155,10 @@ def train(
     """Train a network that tells images apart, and keep the run in a folder.
 
     One image in twelve is held out for validation where the data have no such split; the test set
-    is looked at once, at the end. The folder then holds config.json, metrics.csv,
-    snapshot.safetensors and curves.png. A snapshot is written after every epoch: a run that was
-    killed and is resumed ends with the same bits as one that was not.
+    is looked at once, at the end. The folder then holds config.json, metrics.csv, norms.csv (the
+    size of each layer's gradients and outputs), snapshot.safetensors and curves.png, and with
+    --memory the plan as memory.png. A snapshot is written after every epoch: a run that was killed
+    and is resumed ends with the same bits as one that was not.
     """
     given = {
         name: value
@@ -145,6 +173,8 @@ def train(
             "batch_size": batch_size,
             "dtype": dtype,
             "seed": seed,
+            "memory": memory,
+            "update": update,
         }.items()
         if value is not None
     }
@@ -177,15 +207,36 @@ def train(
     model = _config.build_model(config)
     steps = -(-len(images.train.x) // config.batch_size)
     stepper = _config.build_optimizer(config, model, steps)
+    planned = _plan(config, images.train, model, stepper)
     _config.write(folder, config)
     try:
-        _run(folder, config, images, model, stepper)
+        _run(folder, config, images, model, stepper, planned)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"thriftgrad train --out {folder} --resume goes on") from None
 
 
+def _plan(config: Config, train: Split, model: Sequential, optimizer: Optimizer) -> Plan | None:
+    """Return the plan of the steps, where the run has a budget or a strategy."""
+    if config.memory is None:
+        return None
+    first = Split(train.x[: config.batch_size], train.y[: config.batch_size])
+    return memory_plan(
+        model,
+        *targets(first, config),
+        budget=config.memory,
+        loss=config.loss_function,
+        optimizer=optimizer,
+        update=parse_update(config.update),
+    )
+
+
 def _run(
-    folder: Path, config: Config, images: Dataset, model: Sequential, optimizer: Optimizer
+    folder: Path,
+    config: Config,
+    images: Dataset,
+    model: Sequential,
+    optimizer: Optimizer,
+    planned: Plan | None,
 ) -> None:
     """Train what is left to train, test, and draw."""
     train, test, validation = images.train, images.test, images.validation
@@ -194,6 +245,11 @@ def _run(
         f"{config.data}: {len(train.x):,} images for training, "
         f"{len(validation.x) if validation else 0:,} for validation, {len(test.x):,} for the test"
     )
+    if planned is not None:
+        typer.echo(str(planned))
+    # Of a planned run no more than a batch: the plan has no room for more.
+    count = _PROBED if planned is None else min(_PROBED, config.batch_size)
+    few = Split(*(each[:count] for each in validation or train))
     history = fit(
         model,
         targets(train, config),
@@ -205,12 +261,19 @@ def _run(
         rng=config.seed,
         snapshot=folder / _config.SNAPSHOT,
         resume=True,
-        callbacks=[MetricsFile(folder / _config.METRICS), _Lines()],
+        memory=planned,
+        callbacks=[
+            MetricsFile(folder / _config.METRICS),
+            Norms(targets(few, config), config.loss_function, path=folder / _config.NORMS),
+            _Lines(),
+        ],
     )
     scores = evaluate(model, targets(test, config), loss=config.loss_function)
     typer.echo(f"test: loss {scores.loss:.4f}, accuracy {100 * scores.accuracy:.2f} %")
-    names = [_config.CONFIG, _config.METRICS, _config.SNAPSHOT]
-    names += [_config.CURVES] if _draw(history, folder / _config.CURVES) else []
+    names = [_config.CONFIG, _config.METRICS, _config.NORMS, _config.SNAPSHOT]
+    names += _drawn(folder / _config.CURVES, partial(plots.curves, history))
+    if planned is not None:
+        names += _drawn(folder / _config.MEMORY, planned.draw)
     typer.echo(f"{folder} holds {', '.join(names)}")
 
 
@@ -241,15 +304,16 @@ class _Lines(Callback):
             typer.echo(line(state.history.rows[-1]))
 
 
-def _draw(history: History, path: Path) -> bool:
-    from thriftgrad.plots import curves
-
+def _drawn(path: Path, draw: Callable[[Path], Any]) -> list[str]:
+    """Draw a picture; return its name in a list, or none where that cannot be done."""
     try:
-        curves(history, path)
-    except ImportError as error:  # the picture is an extra of its own; the run is whole without it
+        draw(path)
+    except (
+        ImportError
+    ) as error:  # pictures are an extra of their own; the run is whole without them
         typer.echo(f"{path.name} was not drawn: {error}", err=True)
-        return False
-    return True
+        return []
+    return [path.name]
 
 
 def _check_snapshot(folder: Path) -> None:

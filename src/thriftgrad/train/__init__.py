@@ -8,15 +8,21 @@ from thriftgrad.train.callbacks import Callback, MetricsFile, State
 from thriftgrad.train.evaluate import Scores, evaluate, predict
 from thriftgrad.train.fit import fit
 from thriftgrad.train.history import Epoch, History
+from thriftgrad.train.live import Live
+from thriftgrad.train.norms import Norms
 from thriftgrad.train.snapshot import load, save
+from thriftgrad.train.tensorboard import TensorBoard
 
 __all__ = [
     "Callback",
     "Epoch",
     "History",
+    "Live",
     "MetricsFile",
+    "Norms",
     "Scores",
     "State",
+    "TensorBoard",
     "evaluate",
     "fit",
     "load",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,6 +168,17 @@ class History:
     def __repr__(self) -> str:
         return "\n".join([HEADER, *map(line, self.rows)]) if self.rows else "History of no epochs"
 
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+        # Of a long training, how it began and how it ended.
+        rows = [*self.rows[:5], None, *self.rows[-25:]] if len(self.rows) > 40 else self.rows
+        lines = [row(_cells(each) if each else "…" * len(_HEADINGS), "td") for each in rows]
+        return (
+            f"<table><thead>{row(_HEADINGS, 'th')}</thead><tbody>{''.join(lines)}</tbody></table>"
+        )
+
     def _column(self, name: str) -> NDArray[np.float64]:
         return np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
 
@@ -174,13 +186,26 @@ class History:
 HEADER = "epoch  train loss  accuracy  validation loss  accuracy       lr  seconds"
 
 
+_HEADINGS = [heading.strip() for heading in re.split("  +", HEADER)]
+
+
 def line(row: Epoch) -> str:
     """Return one epoch as a line under `HEADER`."""
-    return (
-        f"{row.epoch:5d}  {_loss(row.train_loss):>10}  {_percent(row.train_accuracy):>8}  "
-        f"{_loss(row.validation_loss):>15}  {_percent(row.validation_accuracy):>8}  "
-        f"{row.learning_rate:>7.3g}  {row.seconds:>7.2f}"
+    return "  ".join(
+        f"{cell:>{width}}" for cell, width in zip(_cells(row), (5, 10, 8, 15, 8, 7, 7), strict=True)
     )
+
+
+def _cells(row: Epoch) -> list[str]:
+    return [
+        f"{row.epoch}",
+        _loss(row.train_loss),
+        _percent(row.train_accuracy),
+        _loss(row.validation_loss),
+        _percent(row.validation_accuracy),
+        f"{row.learning_rate:.3g}",
+        f"{row.seconds:.2f}",
+    ]
 
 
 def _loss(value: float) -> str:

@@ -1,0 +1,3 @@
+"""What only the site's own libraries can import is no place for doctests."""
+
+collect_ignore = ["docstrings.py"]

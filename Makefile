@@ -1,18 +1,20 @@
 # make train   trains on the MNIST that travels with the package, and saves the run
 # make test    every test, the linters, the types and the doctests
+# make docs    the documentation, as pages in site/; a broken link is an error
 #
-# Both make .venv first. PYTHON=python3.12 chooses another interpreter.
+# All make .venv first. PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTED := .venv/.installed-for-tests
+DOCUMENTED := .venv/.installed-for-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # With one thread, matrix products of this size are as fast, and steady beside other work.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: install train test oracle format benchmarks clean
+.PHONY: install train test oracle docs format benchmarks clean
 
 install: $(INSTALLED)
 
@@ -41,6 +43,14 @@ test: $(TESTED)
 oracle: $(TESTED)
 	ORACLE_PROGRAMS=5000 $(BIN)/pytest tests/oracle
 
+# Lesson 7 is run with JAX, which the tests bring.
+$(DOCUMENTED): $(TESTED)
+	$(PIP) --group docs
+	@touch $@
+
+docs: $(DOCUMENTED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -48,6 +58,9 @@ format: $(TESTED)
 benchmarks: $(TESTED)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/experiments.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/estimators.py
+	$(BIN)/python benchmarks/live.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis site build

@@ -313,7 +313,7 @@ def tiny() -> None:
 
 def limited() -> None:
     """Print how the plain step and the planned one fare under one RLIMIT_DATA."""
-    print("\nUnder RLIMIT_DATA of 150 MB beyond the model: 400 layers, batch 2,048")
+    print("\nUnder RLIMIT_DATA of 400 MB beyond model and data: 200 layers, batch 8,192, 2 steps an epoch")
     for how in ("plain", "planned"):
         print(f"{how:8} {in_a_process('limited-child', how)}")
 
@@ -323,15 +323,15 @@ def limited_child(how: str) -> str:
 
     import thriftgrad as tg
 
-    model, _, _ = network(400)
+    model, _, _ = network(200)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((8192, WIDTH), np.float32)
-    y = np.zeros((8192, WIDTH), np.float32)
+    x = rng.standard_normal((16_384, WIDTH), np.float32)
+    y = np.zeros((16_384, WIDTH), np.float32)
     optimizer = tg.optim.SGD(model.parameters(), 0.01)
-    limit = resident()["VmData"] + 150_000_000
+    limit = resident()["VmData"] + 400_000_000
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    held = model.nbytes + 2048 * WIDTH * 4 * 2
-    memory = None if how == "plain" else held + 120_000_000
+    batch = 2 * 8192 * WIDTH * 4
+    memory = None if how == "plain" else model.nbytes + batch + 200_000_000
     try:
         history = tg.train.fit(
             model,
@@ -339,7 +339,7 @@ def limited_child(how: str) -> str:
             loss=tg.nn.mse,
             optimizer=optimizer,
             epochs=2,
-            batch_size=2048,
+            batch_size=8192,
             memory=memory,
             update="after backward" if memory is None else "during backward",
             progress=False,

@@ -11,13 +11,16 @@ import thriftgrad
 
 SOURCE = Path(thriftgrad.__file__).parent
 FLOORS = [
-    {"errors", "tree"},
+    {"errors"},
+    {"tree", "units"},
+    {"plots"},
     {"autodiff"},
-    {"memory", "compile"},
+    {"memory"},
+    {"compile"},
     {"nn"},
     {"optim"},
     {"data", "train", "check"},
-    {"plots"},
+    {"export", "sklearn"},
     {"cli"},
     {"__main__"},
 ]

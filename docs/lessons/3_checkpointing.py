@@ -546,7 +546,7 @@ def fitted(memory):
 
 
 without = fitted(None)
-for memory in ("every:2", "sqrt", budget):
+for memory in ("every:4", "sqrt", budget):
     arrived = fitted(memory)
     assert all(np.array_equal(arrived[name], without[name]) for name in without)
     print(f"memory={memory!r}: the same weights, bit by bit")

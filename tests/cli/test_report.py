@@ -111,10 +111,19 @@ def test_a_run_as_it_comes(command, run_folder, tmp_path):
     page = Page(first)
     assert page.headings == SECTIONS
     assert "without a memory budget" in first
-    assert "At the end of the training, on 60 test images" in first
+    assert "Gradient norm of each layer" in first
     command("report", "r")
     assert (tmp_path / "r" / "report.html").read_text() == first
     command("train", "--out", "r", "--resume")  # the page is not in the way
+
+
+def test_a_run_without_norms(command, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "r")
+    (tmp_path / "r" / NORMS).unlink()
+    command("report", "r")
+    assert (
+        "At the end of the training, on 60 test images" in (tmp_path / "r/report.html").read_text()
+    )
 
 
 def test_data_that_are_no_images(command, tmp_path):

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 
 from thriftgrad import __version__
 from thriftgrad.data import mnist
-from thriftgrad.train import History
+from thriftgrad.train import History, Norms
 
 SMALL = ("--hidden", "8", "--epochs", "3", "--batch-size", "20")
-FILES = ["config.json", "curves.png", "metrics.csv", "snapshot.safetensors"]
+FILES = ["config.json", "curves.png", "metrics.csv", "norms.csv", "snapshot.safetensors"]
 
 
 def weights(folder):
@@ -38,6 +38,7 @@ def test_a_run_folder(command, pictures, tmp_path):
     assert config["image"] == [8, 8]
     assert config["data"] == str(pictures)
     assert len(History.from_csv(folder / "metrics.csv")) == 3
+    assert Norms.read(folder / "norms.csv").epochs == [0, 1, 2, 3]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "330 images for training, 30 for validation, 60 for the test" in result.stdout
     assert "Linear  weight (64, 8)" in result.stdout
@@ -332,6 +333,8 @@ def test_killed_and_interrupted_and_resumed(pictures, tmp_path):
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     assert epochs(folder) == 40
+    norms = [(each / "norms.csv").read_bytes() for each in (tmp_path / "whole", folder)]
+    assert norms[0] == norms[1]
     assert same(weights(tmp_path / "whole"), weights(folder))
 
 

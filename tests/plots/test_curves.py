@@ -4,6 +4,7 @@ import builtins
 import math
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def test_one_history():
     assert texts(loss) == ["training 0.0278", "validation 0.167"]
     assert texts(accuracy) == ["validation 95.00 %", "training 96.67 %"]
     assert loss.get_legend() is None
+
+
+def test_anything_with_the_columns_is_a_history():
+    ours = history()
+    theirs = SimpleNamespace(**ours.arrays())
+    assert texts(curves(theirs)[1]) == texts(curves(ours)[1])
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

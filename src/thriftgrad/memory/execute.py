@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thriftgrad.autodiff.tape import Leaf, Node, reachable, sweep
+from thriftgrad.autodiff.tape import Leaf, Node, _pass, reachable, sweep
 from thriftgrad.autodiff.tensor import Parameter, Tensor, _accumulating, no_grad, traced
 from thriftgrad.errors import ConfigError, DifferentiationError, ScheduleError
 from thriftgrad.memory.generators import bit_generators
@@ -228,6 +228,9 @@ class Run:
                 f"stage {k} gave a tensor of a function that is being differentiated; a schedule "
                 f"cannot be carried out inside grad, vjp or another transform"
             )
+        if type(node) is Leaf:
+            # A parameter handed on as it is: its sum goes on from what later stages gave it.
+            node = Node(((node, _pass, ()),), node.shape, node.dtype)
         self.states[k + 1] = array = self._plain(k, y)
         self.tapes[k] = _Tape(node, entry, array)
 

@@ -29,6 +29,24 @@ class End(NamedTuple):
     colour: str
 
 
+# What stands for nothing is transparent, so that the pictures can lie on any ground.
+_MAPS = {
+    "ink": ("#FFFFFF", "#000000"),
+    "mistakes": ("#D55E0000", "#D55E0060", "#D55E00", "#7A3300"),
+    "signed": (
+        *("#8A3D00", "#D55E00", "#D55E0080", "#D55E0000"),
+        *("#0072B200", "#0072B280", "#0072B2", "#003F66"),
+    ),
+}
+
+
+def colour_map(kind: str) -> Any:
+    """Return a scale of colours: "ink" on paper, "mistakes", or "signed" numbers, orange to blue."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(kind, _MAPS[kind])
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches that belongs to nobody: no window, no list of open figures.
 

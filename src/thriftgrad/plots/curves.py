@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thriftgrad.errors import ConfigError
 from thriftgrad.plots._style import COLOURS, End, label_ends, new_figure, plain, save
-from thriftgrad.train import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Array = NDArray[np.float64]
+
+
+class Measured(Protocol):
+    """What `curves` asks of a history: arrays with one entry an epoch, NaN where nothing was measured.
+
+    A `thriftgrad.train.History` is one. Accuracies are from 0 to 1.
+    """
+
+    @property
+    def epoch(self) -> NDArray[np.int64]:
+        """Numbers of the epochs."""
+
+    @property
+    def train_loss(self) -> Array:
+        """Loss on the training examples."""
+
+    @property
+    def train_accuracy(self) -> Array:
+        """Accuracy on the training examples."""
+
+    @property
+    def validation_loss(self) -> Array:
+        """Loss on the validation examples."""
+
+    @property
+    def validation_accuracy(self) -> Array:
+        """Accuracy on the validation examples."""
+
 
 def curves(
-    histories: History | Mapping[str, History],
+    histories: Measured | Mapping[str, Measured],
     path: str | os.PathLike[str] | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Axes, ...]:
@@ -29,7 +57,8 @@ def curves(
     there is no validation.
 
     Args:
-        histories: of `thriftgrad.train.fit`, at least one with at least one epoch.
+        histories: of `thriftgrad.train.fit`, or anything with their columns (see `Measured`); at
+            least one with at least one epoch.
         path: also write the picture there, as its suffix says: `.png`, `.svg`, `.pdf`.
         axes: draw into these instead of a new figure: one, or two for accuracy as well.
 
@@ -54,7 +83,7 @@ def curves(
     else:
         runs = {"": histories}
         several = False
-    runs = {name: history for name, history in runs.items() if len(history)}
+    runs = {name: history for name, history in runs.items() if len(history.epoch)}
     if not runs:
         raise ConfigError("curves: there is no history with an epoch in it; train first")
 
@@ -77,10 +106,10 @@ def curves(
     return tuple(axes)
 
 
-def _panel(axes: Axes, runs: Mapping[str, History], quantity: str, several: bool) -> None:
+def _panel(axes: Axes, runs: Mapping[str, Measured], quantity: str, several: bool) -> None:
     percent = 100.0 if quantity == "accuracy" else 1.0
     ends: list[End] = []
-    drawn: list[NDArray[np.float64]] = []
+    drawn: list[Array] = []
     for number, (name, history) in enumerate(runs.items()):
         epochs = history.epoch
         for split in ("train", "validation"):
@@ -116,7 +145,7 @@ _SPLIT = {"train": COLOURS[1], "validation": COLOURS[0]}
 _SAID = {"train": "training", "validation": "validation"}
 
 
-def _scale(axes: Axes, values: NDArray[np.float64], quantity: str) -> None:
+def _scale(axes: Axes, values: Array, quantity: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
@@ -139,6 +168,6 @@ def _scale(axes: Axes, values: NDArray[np.float64], quantity: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _column(history: History, quantity: str, split: str = "validation") -> NDArray[np.float64]:
-    values: NDArray[np.float64] = history.arrays()[f"{split}_{quantity}"]
+def _column(history: Measured, quantity: str, split: str = "validation") -> Array:
+    values: Array = getattr(history, f"{split}_{quantity}")
     return values

@@ -36,7 +36,7 @@ class Norms(Callback):
     The layers are those of a `Sequential`, also within one another; a module of one's own counts as
     one layer. The examples go forward and back once each time, in evaluation mode, with the weights
     as they are: the training itself is not touched, and ends with the same bits. Where `fit` steps by
-    a plan, they go by it as well, and hold no more than a step if they are no more than a batch.
+    a plan, they go by it as well, and hold what a step holds if they are no more than a batch.
 
     A unit of a `relu` is *dead* where it is 0 for all of the examples; one of a `sigmoid` or a `tanh`
     is *saturated* where, for all of them, its slope is below a twentieth of the largest. Neither
@@ -136,14 +136,17 @@ class Norms(Callback):
         self.epochs.append(epoch)
         # The training's own checks say more than NumPy's warnings would.
         with model.evaluating(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            with no_grad():
-                for name, layer, output in _outputs(model, self.x):
-                    self._note_output(name, layer, output)
+            self._forth(model)
             self._back(model, note)
         for name, square in squares.items():
             self.gradients.setdefault(name, []).append(square**0.5)
         if self.path is not None:
             self.to_csv(self.path)
+
+    def _forth(self, model: Module) -> None:
+        with no_grad():
+            for name, layer, output in _outputs(model, self.x):
+                self._note_output(name, layer, output)
 
     def _back(self, model: Module, note: Callable[[Parameter, Array], None]) -> None:
         """Hand over each parameter's gradient; by the plan, if there is one, never all at once."""
@@ -260,8 +263,8 @@ to the largest, and up to where that is called quiet."""
 
 def _sum_of_squares(values: Array) -> float:
     """Return Σ|v|² in double precision, a piece at a time: a copy of all would need memory."""
-    flat = values.reshape(-1)
-    pieces = (flat[i : i + 8192] for i in range(0, flat.size, 8192))
+    flat = values.ravel("K")
+    pieces = (flat[i : i + 4096] for i in range(0, flat.size, 4096))
     return sum(float(np.sum(np.square(np.abs(piece), dtype=np.float64))) for piece in pieces)
 
 

@@ -1,5 +1,6 @@
 """The strategies that cut a chain into segments: everything, every, at, sqrt; and nothing."""
 
+from dataclasses import replace
 from math import isqrt
 
 import pytest
@@ -7,8 +8,20 @@ import pytest
 from thriftgrad.errors import ConfigError
 from thriftgrad.memory.schedule import Action, Kind, Schedule
 from thriftgrad.memory.simulate import simulate
-from thriftgrad.memory.stages import Stage, homogeneous
-from thriftgrad.memory.strategies import at, every, everything, nothing, revolve, sqrt
+from thriftgrad.memory.stages import Chain, Stage, homogeneous
+from thriftgrad.memory.strategies import (
+    at,
+    every,
+    everything,
+    mixed,
+    nothing,
+    revolve,
+    sqrt,
+    two_level,
+)
+
+
+BULKY = Stage(output=1, cotangent=1, tape=1)  # whose tape holds more than the states beside it
 
 
 def kept(schedule: Schedule) -> list[int]:
@@ -40,7 +53,7 @@ def test_nothing_keeps_the_input_alone() -> None:
 def test_every_keeps_every_nth_output(n: int, expected: list[int]) -> None:
     # x_0 is kept too where stages run again; the last kept state starts the part that is taped
     # straight away, and is let go when its tape is there.
-    schedule = every(n)(homogeneous(7))
+    schedule = every(n)(homogeneous(7, BULKY))
     assert kept(schedule) == [0, *expected][:-1]
     first_taped = next(a.index for a in schedule if a.kind is Kind.TAPE)
     assert first_taped == [0, *expected][-1]
@@ -52,6 +65,45 @@ def test_each_stage_before_the_last_segment_runs_twice() -> None:
     assert simulate(every(5)(chain), chain).runs.tolist() == [2] * 5 + [1] * 5
     assert simulate(at(2, 5)(chain), chain).runs.tolist() == [2] * 6 + [1] * 4
     assert simulate(sqrt()(chain), chain).runs.tolist() == [2] * 7 + [1] * 3
+
+
+LINEAR = Stage(
+    output=40_000, cotangent=40_000, tape=700, holds_input=True, holds_output=False, gradient=5
+)
+SIGMOID = Stage(output=40_000, cotangent=40_000, tape=600, backward_extra=40_000)
+
+
+@pytest.mark.parametrize("scale", [1, 10])
+def test_a_segment_whose_tapes_are_kept_anyway_runs_once(scale: int) -> None:
+    rows = [replace(each, output=each.output // scale) for each in (LINEAR, SIGMOID)]
+    chain = Chain(stages=(*rows * 4, rows[0]))
+    plain = simulate(everything()(chain), chain)
+    for strategy in (every(1), every(2), at(1, 3), at(1, 2, 3)):
+        simulation = simulate(strategy(chain), chain)
+        assert simulation.runs.tolist() == [1] * 9
+        assert simulation.peak <= plain.peak
+    assert simulate(every(4)(chain), chain).runs.tolist() == [2] * 8 + [1]
+    # Here the cuts go between a linear stage and the sigmoid of it, and a tape lies between.
+    assert simulate(every(3)(chain), chain).runs.tolist() == [2] * 6 + [1] * 3
+    assert simulate(at(1, 5)(chain), chain).runs.tolist() == [1, 1, 2, 2, 2, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("nbytes", [1, 500, 3_000, 10**6])
+def test_a_segment_whose_tapes_hold_a_state_more_runs_twice(nbytes: int) -> None:
+    chain = homogeneous(9, Stage(output=nbytes, cotangent=nbytes))
+    assert simulate(every(2)(chain), chain).runs.tolist() == [2] * 8 + [1]
+    assert simulate(every(3)(chain), chain).runs.tolist() == [2] * 6 + [1] * 3
+
+
+def test_where_a_cut_is_of_no_use_two_stages_count_as_one() -> None:
+    pairs = Chain(stages=(LINEAR, SIGMOID) * 16)
+    single = homogeneous(16)
+    for strategy in (sqrt(), nothing(), revolve(), revolve(3), mixed(4), two_level(1, 3)):
+        runs = simulate(strategy(pairs), pairs).runs
+        expected = simulate(strategy(single), single).runs.tolist()
+        assert runs[::2].tolist() == expected
+        # What a group is run for untaped is its output alone, so that both its stages run.
+        assert runs[1::2].tolist() == expected
 
 
 def test_at_counts_stages_as_a_list_does() -> None:
@@ -66,7 +118,7 @@ def test_at_counts_stages_as_a_list_does() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 16, 17, 50, 99, 100, 101])
 def test_sqrt_makes_segments_that_are_equal(length: int) -> None:
-    schedule = sqrt()(homogeneous(length))
+    schedule = sqrt()(homogeneous(length, BULKY))
     starts = [*kept(schedule), next(a.index for a in schedule if a.kind is Kind.TAPE)]
     sizes = {b - a for a, b in zip(starts, [*starts[1:], length], strict=True)}
     assert len(starts) == isqrt(length - 1) + 1

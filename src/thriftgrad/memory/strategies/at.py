@@ -13,7 +13,8 @@ def at(*indices: int) -> Strategy:
 
     Stages count as the layers of a `Sequential` do: `at(2, 5)` keeps what `model[2]` and `model[5]`
     return, the states x_3 and x_6, and −1 is the last one. What follows the last kept output is taped
-    straight away; every other stage runs twice.
+    straight away; every other stage runs twice, but for those between two kept outputs whose tapes
+    hold hardly more than these two (see `segments`).
 
     Raises:
         ConfigError: no index, or one that is not a whole number; and, when the strategy meets a
@@ -23,7 +24,7 @@ def at(*indices: int) -> Strategy:
         >>> from thriftgrad.memory.stages import homogeneous
         >>> from thriftgrad.memory.simulate import simulate
         >>> chain = homogeneous(6)
-        >>> simulate(at(0, -2)(chain), chain).runs.tolist()
+        >>> simulate(at(1, -2)(chain), chain).runs.tolist()
         [2, 2, 2, 2, 2, 1]
     """
     if not indices:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from thriftgrad.memory.schedule import Action, Kind
+from thriftgrad.memory.schedule import Action, Kind, Schedule, Strategy, tidy
 from thriftgrad.memory.simulate import simulate
 from thriftgrad.memory.stages import Chain, Stage
 
@@ -27,9 +27,9 @@ class Fused:
         """Return the runs of the other chain that those of this one stand for; `tidy` adds the drops."""
         expanded = []
         for kind, g in ((action.kind, action.index) for action in actions):
-            if kind is Kind.LOSS:
-                expanded.append(Action(Kind.LOSS, self.cuts[-1]))
-            elif kind not in (Kind.DROP, Kind.DROP_TAPE):
+            if kind in (Kind.LOSS, Kind.SPILL, Kind.LOAD):
+                expanded.append(Action(kind, self.cuts[g]))
+            elif kind not in (Kind.DROP, Kind.DROP_TAPE, Kind.DROP_DISK):
                 group = range(self.cuts[g], self.cuts[g + 1])
                 order = group[::-1] if kind is Kind.BACKWARD else group
                 expanded += [Action(kind, k) for k in order]
@@ -68,6 +68,22 @@ def fuse(chain: Chain, cuts: Sequence[int]) -> Fused:
         names = chain.stages[first].name, chain.stages[end - 1].name
         groups.append(replace(known[key], name=" … ".join(names) if all(names) else ""))
     return Fused(replace(chain, stages=tuple(groups)), tuple(cuts))
+
+
+def cut_where_useful(strategy: Strategy, chain: Chain) -> Schedule:
+    """Return what a strategy that takes all stages for equal makes of a chain cut at useful states.
+
+    Example:
+        >>> from thriftgrad.memory.strategies.nothing import nothing
+        >>> linear = Stage(output=8, cotangent=8, holds_input=True, holds_output=False)
+        >>> chain = Chain(stages=(linear, Stage(output=8, cotangent=8)) * 2)
+        >>> print(nothing()(chain))
+        keep 0, advance 1, tape 2, drop 2, tape 3, drop 3, loss 4, drop 4, backward 3–2,
+        tape 0, drop 0, tape 1, drop 1–2, backward 1–0
+    """
+    fused = fuse(chain, useful_cuts(chain))
+    schedule = strategy(fused.chain)
+    return tidy(fused.expand(schedule), chain, schedule.strategy)
 
 
 def useful_cuts(chain: Chain) -> list[int]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from thriftgrad.memory.schedule import Action, Kind, Schedule, Strategy, tidy
 from thriftgrad.memory.stages import Chain
 from thriftgrad.memory.strategies._arguments import whole
+from thriftgrad.memory.strategies.fuse import cut_where_useful
 from thriftgrad.memory.strategies.revolve import reverse_stage
 
 
@@ -23,8 +24,9 @@ def mixed(slots: int) -> Strategy:
                        min over 0 < m < n of m + P(n − m, s − 1) + P(m, s) )    or keep its input
 
     A kept tape saves the run that would make it again, so that never more and mostly fewer stages run
-    than with `revolve`. It is for chains whose tapes are hardly larger than their states. Planning
-    takes O(L² slots) time and O(L slots) memory.
+    than with `revolve`. It is for chains whose tapes are hardly larger than their states. Stages
+    between which it is of no use to cut count as one (`useful_cuts`). Planning takes O(L² slots) time
+    and O(L slots) memory.
 
     Args:
         slots: s. x_0 takes one while it is kept, a tape that is reversed directly after it was
@@ -52,7 +54,7 @@ def mixed(slots: int) -> Strategy:
         used = max(1, min(slots, len(chain) - 1))
         return tidy(_reverse(len(chain), used), chain, f"mixed({slots})")
 
-    return strategy
+    return lambda chain: cut_where_useful(strategy, chain)
 
 
 def _reverse(length: int, slots: int) -> Iterator[Action]:

@@ -2,13 +2,15 @@
 
 from thriftgrad.memory.schedule import Schedule, Strategy, tidy
 from thriftgrad.memory.stages import Chain
+from thriftgrad.memory.strategies.fuse import cut_where_useful
 from thriftgrad.memory.strategies.revolve import reverse
 
 
 def nothing() -> Strategy:
     """Keep x_0 alone and run up to each stage again from there: L (L − 1) / 2 untaped runs.
 
-    It is `revolve(slots=1)`. Among stages of equal size no schedule holds less.
+    It is `revolve(slots=1)`. Among stages of equal size no schedule holds less. Stages between which it
+    is of no use to cut count as one (`useful_cuts`).
 
     Example:
         >>> from thriftgrad.memory.stages import homogeneous
@@ -19,4 +21,4 @@ def nothing() -> Strategy:
     def strategy(chain: Chain) -> Schedule:
         return tidy(reverse(0, len(chain), 1, len(chain)), chain, "none")
 
-    return strategy
+    return lambda chain: cut_where_useful(strategy, chain)

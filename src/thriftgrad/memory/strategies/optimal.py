@@ -128,7 +128,7 @@ def _family(chain: Chain) -> Iterator[Iterable[Action]]:
 def _persistent(coarse: Fused) -> Iterator[list[Action]]:
     """Yield the runs of persistent schedules, from the fastest to the smallest."""
     chain, length = coarse.chain, coarse.cuts[-1]
-    room = simulate(everything()(chain), chain).peak - chain.input
+    room = simulate(everything()(chain), chain).peak
     table = Table(chain, room)
     ratio = (room / max(table.least, 1)) ** (1 / max(_PRICED // (4 * length), 8))
     asked = 2.0 * room

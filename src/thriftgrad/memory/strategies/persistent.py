@@ -1,18 +1,19 @@
 """The fastest persistent schedule under a limit of bytes: dynamic programming over intervals.
 
-A schedule is persistent where a state, once it is chosen to be kept, stays until its stage's backward
-is through. Then the problem falls apart into intervals. Let C(s, t, m) be the least time for the
-forward and the backward of stages s to t (stage L is the loss), where x_s is held beside m, d_{t+1}
-is in m, and m counts what is held beyond the parameter gradients of the stages after t. Either stage s
-is taped at once, and its tape a_s stays while the rest is done,
+A schedule is persistent where a state, once it is chosen to be kept, stays until its stage is taped.
+Then the problem falls apart into intervals. Let C(s, t, m) be the least time for the forward and the
+backward of stages s to t (stage L is the loss), where x_s is held beside m, d_{t+1} is in m, and m counts
+what is held beyond the parameter gradients of the stages after t. Let D(s, t, m) be the same where x_s
+is in m, and may be let go. With b = 0 for C and b = x_s for D, either stage s is taped at once, and its
+tape a_s stays while the rest is done,
 
-    C(s, t, m) = tape_s + backward_s + C(s+1, t, m − a_s),
+    tape_s + backward_s + C(s+1, t, m − a_s − x_{s+1}), or D(s+1, t, m − a_s) where a_s does not hold x_{s+1},
 
-or the forward pass goes on untaped to some x_j, which is kept while j to t are done, and later the
-stages s to j−1 are done anew from x_s, with the gradients of j to t held as well:
+for D less the b that a_s holds or its backward needs; or the forward pass goes on untaped to some x_j,
+with which j to t are done, and later the stages s to j−1 are done anew from x_s, with the gradients of
+j to t held as well:
 
-    C(s, t, m) = min over j of  forward_s + … + forward_{j−1} + C(j, t, m − x_j)
-                                + C(s, j−1, m − gradients of j to t).
+    min over j of  forward_s + … + forward_{j−1} + D(j, t, m − b) + (C or D)(s, j−1, m − gradients of j to t).
 
 Each applies where what its runs hold at their worst fits in m. Time is tabulated over m in slots of
 a unit, and all bytes that are taken from m are rounded up to it. Two things keep that from costing
@@ -25,7 +26,7 @@ one entry, which is what makes deep networks of equal layers quick to plan.
 
 Source: Beaumont, Eyraud-Dubois, Herrmann, Joly, Shilova: Optimal checkpointing for heterogeneous
 chains: how to train deep neural networks with limited memory (Inria RR-9302, 2019); the gradients,
-shared memory, and reading out in bytes are additions.
+shared memory, states that no tape holds, and reading out in bytes are additions.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def persistent(chain: Chain, memory: int) -> Schedule:
         >>> [simulate(persistent(chain, memory), chain).seconds for memory in (32, 40, 48)]
         [13.0, 10.0, 8.0]
     """
-    room = memory - sum(chain.fixed.values()) - chain.input
+    room = memory - sum(chain.fixed.values())
     table = Table(chain, room)
     if room < table.least:
         needed = memory - room + table.least
@@ -79,10 +80,10 @@ def splits(chain: Chain) -> int:
 
 
 class Table:
-    """C(s, t, m) for all intervals of a chain, and m up to `room` bytes.
+    """C and D for all intervals of a chain, and m up to `room` bytes.
 
     Attributes:
-        least: the fewest bytes beside x_0 and `chain.fixed` with which the whole chain can be done.
+        least: the fewest bytes beside `chain.fixed` with which the whole chain can be done.
         room: bytes for each slot of `seconds`, beside the same.
         seconds: least time of the whole chain; infinite where there is no schedule.
         rounds: sizes had to be rounded.
@@ -94,15 +95,26 @@ class Table:
         # Slots are counted down from `room`, so that the limit itself is hit exactly.
         self._offset, self._slots = room - slots * self._unit, slots
         self.rounds = any(size % self._unit for size in costs.taken)
-        self._ids, distinct = _entries(costs)
-        self._tables = np.full((len(distinct), slots + 1), inf)
-        self._first = np.full(len(distinct), slots + 1)  # slot from which on a table is finite
-        self._least = np.zeros(len(distinct), np.int64)
-        self._least_seconds = np.zeros(len(distinct))
+        ids, distinct = _entries(costs)
+        # Of each interval two entries, C and D.
+        self._ids = np.stack((ids, ids + len(distinct)))
+        count = 2 * len(distinct)
+        self._tables = np.full((count, slots + 1), inf)
+        self._first = np.full(count, slots + 1)  # slot from which on a table is finite
+        self._least = np.zeros(count, np.int64)
+        self._least_seconds = np.zeros(count)
         self._best: dict[tuple[int, int], int] = {}
+        beside = np.zeros(len(distinct), np.bool_)
+        for s in range(1, len(costs.content)):
+            beside[ids[s, s:]] |= costs.holds_output[s - 1] or costs.view[s - 1]
         for entry, (s, t) in enumerate(distinct):
-            self._solve(entry, s, t)
-        whole = self._ids[0, -1]
+            if beside[entry]:
+                self._solve(entry, s, t, _BESIDE)
+            if beside[entry] and costs.holds_input[s]:
+                self._shift(entry + len(distinct), entry, costs.state[s])
+            else:
+                self._solve(entry + len(distinct), s, t, _WITHIN)
+        whole = self._ids[_WITHIN, 0, -1]
         self.least = int(self._least[whole])
         self.seconds = self._tables[whole]
         self.room = self._offset + self._unit * np.arange(slots + 1)
@@ -111,48 +123,61 @@ class Table:
         """Return the runs of the fastest schedule found within `room` bytes, at least `least`."""
         costs, last = self._costs, len(self._costs.content) - 1
         runs: list[Action] = []
-        todo: list[tuple[int, int, int] | Action] = [(0, last, room)]
+        todo: list[tuple[int, int, int, int] | Action] = [(_WITHIN, 0, last, room)]
         while todo:
             item = todo.pop()
             if isinstance(item, Action):
                 runs.append(item)
                 continue
-            s, t, m = item
+            where, s, t, m = item
             if s == t == last:
                 runs.append(Action(Kind.LOSS, s))
                 continue
-            j = self._choice(s, t, m)
+            j = self._choice(where, s, t, m)
             if j == s:
                 runs.append(Action(Kind.TAPE, s))
                 todo.append(Action(Kind.BACKWARD, s))
                 if s < t:
-                    todo.append((s + 1, t, m - costs.tape[s]))
+                    then, taken = costs.after_tape(s, where)
+                    todo.append((then, s + 1, t, m - taken))
             else:
                 runs += [Action(Kind.ADVANCE, i) for i in range(s, j)]
-                todo.append((s, j - 1, m - costs.gradients(j, t)))
-                todo.append((j, t, m - costs.state[j]))
+                todo.append((where, s, j - 1, m - costs.gradients(j, t)))
+                todo.append((_WITHIN, j, t, m - costs.state[s] * where))
         return runs
 
-    def _solve(self, entry: int, s: int, t: int) -> None:
+    def _shift(self, entry: int, other: int, taken: int) -> None:
+        """Fill the entry of an interval by that of the same with so many bytes less."""
+        shift = -(-taken // self._unit)
+        end = max(0, self._slots + 1 - shift)
+        self._tables[entry, min(shift, self._slots + 1) :] = self._tables[other, :end]
+        self._first[entry] = min(self._first[other] + shift, self._slots + 1)
+        self._least[entry] = self._least[other] + taken
+        self._least_seconds[entry] = self._least_seconds[other]
+
+    def _solve(self, entry: int, s: int, t: int, where: int) -> None:
         """Fill the entry of one interval, those within it being there."""
         costs, unit, end = self._costs, self._unit, self._slots + 1
         tables, first = self._tables, self._first
         seconds = tables[entry]
+        taped = costs.taped(s, t, where)
         if s == t:
-            self._least[entry], self._least_seconds[entry] = costs.taped(s, s), costs.seconds[s]
-            first[entry] = self._slot(costs.taped(s, s))
+            self._least[entry], self._least_seconds[entry] = taped, costs.seconds[s]
+            first[entry] = min(self._slot(taped), end)
             seconds[first[entry] :] = costs.seconds[s]
             return
-        rest, (needs, times, after, taken, before, held) = self._ids[s + 1, t], self._ways(s, t)
-        shift = -(-costs.tape[s] // unit)
-        start = max(self._slot(costs.taped(s, t)), shift + int(first[rest]))
+        then, used = costs.after_tape(s, where)
+        rest = self._ids[then, s + 1, t]
+        shift = -(-used // unit)
+        start = max(self._slot(taped), shift + int(first[rest]))
         if start < end:
             seconds[start:] = tables[rest, start - shift : end - shift] + costs.seconds[s]
-        shifts, backs = -(-taken // unit), -(-held // unit)
-        starts = np.maximum(-((self._offset - needs) // unit), shifts + first[after])
+        needs, times, after, taken, before, held = self._ways(s, t, where)
+        shift, backs = -(-taken // unit), -(-held // unit)
+        starts = np.maximum(-((self._offset - needs) // unit), shift + first[after])
         starts = np.maximum(starts, backs + first[before])
         for way in np.flatnonzero(starts < end).tolist():
-            start, shift, back = max(0, int(starts[way])), int(shifts[way]), int(backs[way])
+            start, back = max(0, int(starts[way])), int(backs[way])
             new = tables[after[way], start - shift : end - shift] + times[way]
             new += tables[before[way], start - back : end - back]
             np.minimum(seconds[start:], new, out=seconds[start:])
@@ -163,44 +188,47 @@ class Table:
             needs, np.maximum(taken + self._least[after], held + self._least[before])
         )
         time = times + self._least_seconds[after] + self._least_seconds[before]
-        least = np.append(least, max(costs.taped(s, t), costs.tape[s] + int(self._least[rest])))
+        least = np.append(least, max(taped, used + int(self._least[rest])))
         time = np.append(time, costs.seconds[s] + self._least_seconds[rest])
         self._least[entry] = least.min()
         self._least_seconds[entry] = time[least == least.min()].min()
 
     def _ways(
-        self, s: int, t: int
-    ) -> tuple[_Ints, NDArray[np.float64], _Ints, _Ints, _Ints, _Ints]:
+        self, s: int, t: int, where: int
+    ) -> tuple[_Ints, NDArray[np.float64], _Ints, int, _Ints, _Ints]:
         """Return all ways into an interval that advance, to j = s + 1 … t.
 
         For each: the bytes it needs, its seconds, the entry to be done first and the bytes that are
-        taken from it, the entry to be done last and the bytes that are taken from that.
+        taken from it (the same for all), the entry to be done last and the bytes that are taken from
+        that.
         """
         costs = self._costs
         steps = costs.steps[s:t].copy()
-        steps[0] -= costs.states[s]  # x_s is beside m
+        steps[0] -= costs.states[s]  # x_s is beside m, or counted as `taken`
+        taken = costs.state[s] * where
         return (
-            np.maximum.accumulate(steps) + costs.cotangent[t + 1],
+            np.maximum.accumulate(steps) + (costs.cotangent[t + 1] + taken),
             costs.elapsed[s + 1 : t + 1] - costs.elapsed[s],
-            self._ids[s + 1 : t + 1, t],
-            costs.states[s + 1 : t + 1],
-            self._ids[s, s:t],
+            self._ids[_WITHIN, s + 1 : t + 1, t],
+            taken,
+            self._ids[where, s, s:t],
             np.maximum(0, costs.kept[t + 1] - costs.kept[s + 1 : t + 1]),
         )
 
-    def _choice(self, s: int, t: int, m: int) -> int:
+    def _choice(self, where: int, s: int, t: int, m: int) -> int:
         """Return the best way into an interval with m bytes: the j to advance to, or s to tape it."""
         if s == t:
             return s
-        key = int(self._ids[s, t]), m
+        key = int(self._ids[where, s, t]), m
         if key not in self._best:
             costs = self._costs
-            needs, times, after, taken, before, held = self._ways(s, t)
+            needs, times, after, taken, before, held = self._ways(s, t, where)
             times = times + self._at(after, m - taken) + self._at(before, m - held)
             times[needs > m] = inf
             way = int(times.argmin())
-            rest = costs.seconds[s] + self._at(self._ids[s + 1, t], m - costs.tape[s])
-            tape = costs.taped(s, t) <= m and rest <= times[way]
+            then, used = costs.after_tape(s, where)
+            rest = costs.seconds[s] + self._at(self._ids[then, s + 1, t], m - used)
+            tape = costs.taped(s, t, where) <= m and rest <= times[way]
             self._best[key] = 0 if tape else way + 1
         return s + self._best[key]
 
@@ -215,6 +243,9 @@ class Table:
         return max(0, -((self._offset - size) // self._unit))
 
 
+_BESIDE, _WITHIN = 0, 1  # where x_s is counted: for C and for D; the factor of its bytes
+
+
 class _Costs:
     """The costs of a chain as the recurrences name them, the loss being stage L."""
 
@@ -223,32 +254,43 @@ class _Costs:
         during = chain.update == "during backward"
         self.state = [chain.size(i) for i in range(length + 1)]  # a view keeps its buffer
         self.cotangent = [chain.cotangent(i) for i in range(length + 1)] + [0]
-        self.tape = [stage.tape + stage.output for stage in stages] + [0]
+        self.view = [stage.view for stage in stages]
+        self.holds_output = [stage.holds_output for stage in stages]
+        # The loss has x_L beside it; a view that is held holds what it is of.
+        self.holds_input = [
+            stage.holds_input or stage.needs_input or (stage.view and stage.holds_output)
+            for stage in stages
+        ] + [True]
+        self.tape = [stage.tape + stage.holds_output * stage.output for stage in stages] + [0]
         self.advance = [stage.output + stage.forward_extra for stage in stages]
         self.forward_seconds = [stage.forward_seconds for stage in stages]
         self.seconds = [
             stage.tape_seconds + stage.backward_seconds + stage.update_seconds for stage in stages
         ] + [chain.loss_seconds]
-        # What a taped run needs beside x_s and d_{t+1}, and what a backward needs beside x_s and the
-        # gradients of later stages. The output is there then only if the tape keeps it.
+        # What a taped run needs beside x_s and d_{t+1}, and what a backward needs beside what is held
+        # of x_s and the gradients of later stages. The output is there then only if the tape keeps it.
         self._forward = [stage.output + stage.tape + stage.tape_extra for stage in stages] + [0]
-        self._backward = [0] * (length + 1)
+        self._backward = [(0, 0)] * (length + 1)
         last_update = max((stage.update_extra for stage in stages), default=0)
         for k, stage in enumerate(stages):
-            given = stage.tape + stage.holds_output * stage.output + stage.cotangent
+            given = self.tape[k] + stage.cotangent
             new = chain.cotangent(k) + stage.gradient
             update = stage.update_extra if during else last_update if k == 0 else 0
             extra = stage.backward_extra
-            if stage.holds_input and chain.state(k) and not (k and stages[k - 1].holds_output):
-                extra -= stage.backward_saving  # x_k is let go once it is taped
-            self._backward[k] = max(given, given + new + extra, new + update)
-        self._backward[length] = self.cotangent[length] + chain.loss_extra
+            # Of an input of its own that is in m, nothing but the tape is left.
+            alone = stage.holds_input and not stage.needs_input and chain.state(k) > 0
+            beside, within = (
+                max(given, given + new + extra - saving, new + update)
+                for saving in (0, stage.backward_saving * alone)
+            )
+            self._backward[k] = beside, within
+        self._backward[length] = (self.cotangent[length] + chain.loss_extra,) * 2
         kept = [stage.gradient - (stage.released if during else 0) for stage in stages] + [0]
         self.kept = np.array([0, *accumulate(kept)])
         self.states = np.array(self.state)
         self.steps = np.array([self.state[k] + self.advance[k] for k in range(length)])
         self.elapsed = np.array([0.0, *accumulate(self.forward_seconds)])
-        numbers: dict[tuple[float, ...], int] = {}
+        numbers: dict[Any, int] = {}
         rows = zip(
             [*self.state[1:], 0],
             self.cotangent[1:],
@@ -259,33 +301,47 @@ class _Costs:
             self._forward,
             self._backward,
             kept,
-            [False] * length + [True],
+            self.holds_input,
+            [*self.holds_output, None],
+            [*self.view, None],
             strict=True,
         )
         self.content = [numbers.setdefault(row, len(numbers)) for row in rows]
-        self.taken = [size for size in self.state[1:] + self.tape + kept if size > 0]
+        self.taken = [size for size in self.state + self.tape + kept if size > 0]
 
     def gradients(self, j: int, t: int) -> int:
         """Return the bytes of parameter gradients that the backward of stages j to t leaves held."""
         return max(0, int(self.kept[t + 1] - self.kept[j]))
 
-    def taped(self, s: int, t: int) -> int:
-        """Return the bytes beside x_s that taping stage s takes, now and at its backward."""
-        later = self.gradients(s + 1, t)
-        return max(self._forward[s] + self.cotangent[t + 1], self._backward[s] + later)
+    def taped(self, s: int, t: int, where: int) -> int:
+        """Return the bytes that taping stage s takes of m, now and at its backward."""
+        state = self.state[s] * where
+        now = state + self._forward[s] + self.cotangent[t + 1]
+        then = state * self.holds_input[s] + self._backward[s][where]
+        return max(now, then + self.gradients(s + 1, t))
+
+    def after_tape(self, s: int, where: int) -> tuple[int, int]:
+        """Return where x_{s+1} is counted when stage s has been taped, and what is taken from m."""
+        beside = self.holds_output[s]
+        if self.view[s]:
+            beside = where == _BESIDE or self.holds_input[s]
+        return (
+            _BESIDE if beside else _WITHIN,
+            self.tape[s] + self.state[s] * (where and self.holds_input[s]),
+        )
 
 
 def _entries(costs: _Costs) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
     """Return the entry of each interval (s, t), and an interval for each entry, short ones first."""
     length = len(costs.content)
     ids = np.full((length, length), -1)
-    known: dict[tuple[int, int], int] = {}
+    # Beside its stages, what an interval costs depends on x_s and d_s alone.
+    known: dict[tuple[Any, int], int] = {}
     intervals: list[tuple[int, int]] = []
     for span in range(length):
         for s in range(length - span):
             t = s + span
-            # Beside its stages, what an interval costs depends on d_s alone.
-            before = int(ids[s, t - 1]) if span else -1 - costs.cotangent[s]
+            before = int(ids[s, t - 1]) if span else (costs.state[s], costs.cotangent[s])
             key = before, costs.content[t]
             if key not in known:
                 known[key] = len(intervals)

@@ -8,6 +8,7 @@ from math import comb
 from thriftgrad.memory.schedule import Action, Kind, Schedule, Strategy, tidy
 from thriftgrad.memory.stages import Chain
 from thriftgrad.memory.strategies._arguments import whole
+from thriftgrad.memory.strategies.fuse import cut_where_useful
 
 
 def revolve(slots: int | None = None) -> Strategy:
@@ -19,7 +20,8 @@ def revolve(slots: int | None = None) -> Strategy:
 
     and L taped ones. No stage runs untaped more than r times. That is the least there is for stages of
     equal cost and states of equal size, which this strategy takes them for. One slot reruns
-    everything from x_0, L (L − 1) / 2 runs; L slots rerun each stage but the last once.
+    everything from x_0, L (L − 1) / 2 runs; L slots rerun each stage but the last once. Stages between
+    which it is of no use to cut count as one (`useful_cuts`): a linear layer and the tanh of it.
 
     Args:
         slots: s; x_0 takes one while it is kept, the state being worked on takes none. By default
@@ -49,7 +51,7 @@ def revolve(slots: int | None = None) -> Strategy:
         s = slots or next(s for s in range(1, length + 2) if comb(2 * s, s) >= length)
         return tidy(reverse(0, length, s, length), chain, f"revolve({s})")
 
-    return strategy
+    return lambda chain: cut_where_useful(strategy, chain)
 
 
 def untaped_runs(length: int, slots: int) -> int:

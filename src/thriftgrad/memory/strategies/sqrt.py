@@ -4,13 +4,15 @@ from math import isqrt
 
 from thriftgrad.memory.schedule import Schedule, Strategy
 from thriftgrad.memory.stages import Chain
+from thriftgrad.memory.strategies.fuse import useful_cuts
 from thriftgrad.memory.strategies.segments import segments
 
 
 def sqrt() -> Strategy:
     """Cut the chain into ⌈√L⌉ segments as equal as can be: about 2 √L states and tapes at once.
 
-    Each stage before the last segment runs twice.
+    Each stage before the last segment runs twice. Stages between which it is of no use to cut count as
+    one (`useful_cuts`): a linear layer and the tanh of it.
 
     Example:
         >>> from thriftgrad.memory.stages import homogeneous
@@ -24,8 +26,9 @@ def sqrt() -> Strategy:
     """
 
     def strategy(chain: Chain) -> Schedule:
-        length = len(chain)
+        cuts = useful_cuts(chain)
+        length = len(cuts) - 1
         count = isqrt(length - 1) + 1
-        return segments((i * length // count for i in range(1, count)), chain, "sqrt")
+        return segments((cuts[i * length // count] for i in range(1, count)), chain, "sqrt")
 
     return strategy

@@ -11,6 +11,7 @@ from thriftgrad.errors import ConfigError
 from thriftgrad.memory.schedule import Action, Kind, Schedule, Strategy, tidy
 from thriftgrad.memory.stages import Chain
 from thriftgrad.memory.strategies._arguments import price, whole
+from thriftgrad.memory.strategies.fuse import cut_where_useful
 from thriftgrad.memory.strategies.revolve import reverse, untaped_runs
 
 
@@ -27,8 +28,9 @@ def two_level(
                              m f + A(n − m, d − 1) + read + B(m, d) )
 
     This is the least possible for stages of equal cost and states of equal size, which this strategy
-    takes them for: f is the mean over the stages. States that take no bytes of their own, as x_0 does
-    where it is the batch, stay in memory. Planning takes O(L² disk) time and O(L disk) memory.
+    takes them for: f is the mean over the stages, of which those between which it is of no use to cut
+    count as one (`useful_cuts`). States that take no bytes of their own, as x_0 does where it is the
+    batch, stay in memory. Planning takes O(L² disk) time and O(L disk) memory.
 
     Args:
         ram: slots in memory; x_0 takes one while it is kept, the state being worked on takes none.
@@ -78,7 +80,7 @@ def two_level(
         )
         return tidy(actions, chain, f"two_level({ram}, {disk})")
 
-    return strategy
+    return lambda chain: cut_where_useful(strategy, chain)
 
 
 def _reverse(

@@ -1,5 +1,7 @@
 """The dynamic program, against reference values and against a search through all schedules."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from memory.chains import chains
@@ -9,7 +11,7 @@ from thriftgrad.errors import BudgetError
 from thriftgrad.memory.simulate import simulate
 from thriftgrad.memory.stages import Chain, Stage, homogeneous
 from thriftgrad.memory.strategies import everything, mixed
-from thriftgrad.memory.strategies.exact import exact
+from thriftgrad.memory.strategies.exact import exact, exact_frontier
 from thriftgrad.memory.strategies.persistent import Table, persistent, splits
 
 
@@ -76,6 +78,17 @@ def test_gradients_that_accumulate_are_taken_from_the_memory_of_earlier_stages()
         least.append(refused.value.least)
     # All gradients with x_0, x_1, d_1, d_0; or one, with x_k, x_{k+1}, d_{k+1}, d_k, and x_0.
     assert least == [6 * 5 + 4, 5 + 5]
+
+
+@pytest.mark.parametrize("update", ["after backward", "during backward"])
+def test_a_state_that_no_tape_needs_is_not_counted_once_it_is_taped(update: Any) -> None:
+    linear = Stage(output=9, cotangent=9, tape=1, holds_input=True, holds_output=False)
+    tanh = Stage(output=9, cotangent=9, tape=2, gradient=3, released=3)
+    chain = Chain(stages=(linear, tanh) * 3, input=4, update=update)
+    best = [simulate(schedule, chain) for schedule in exact_frontier(chain)]
+    plain = best[0]
+    assert simulate(persistent(chain, plain.peak), chain).seconds == plain.seconds
+    assert Table(chain, plain.peak).least == best[-1].peak
 
 
 def test_equal_stages_are_solved_once() -> None:

@@ -20,7 +20,6 @@ from thriftgrad.memory.strategies import (
     two_level,
 )
 
-
 BULKY = Stage(output=1, cotangent=1, tape=1)  # whose tape holds more than the states beside it
 
 

@@ -58,15 +58,17 @@ def fuse(chain: Chain, cuts: Sequence[int]) -> Fused:
     for first, end in pairwise(cuts):
         stages = tuple(replace(stage, name="") for stage in chain.stages[first:end])
         if end - first == 1:
-            alone = chain.stages[first]
-            # Whether only its tape holds the input cannot be told behind a group: none is counted on.
-            groups.append(alone if len(cuts) > len(chain) else replace(alone, backward_saving=0))
-            continue
-        key = chain.size(first), chain.cotangent(first), stages
-        if key not in known:
-            known[key] = _group(chain, *key)
-        names = chain.stages[first].name, chain.stages[end - 1].name
-        groups.append(replace(known[key], name=" … ".join(names) if all(names) else ""))
+            group = chain.stages[first]
+        else:
+            key = chain.size(first), chain.cotangent(first), stages
+            if key not in known:
+                known[key] = _group(chain, *key)
+            names = chain.stages[first].name, chain.stages[end - 1].name
+            group = replace(known[key], name=" … ".join(names) if all(names) else "")
+        if first and chain.stages[first - 1].view and len(cuts) <= len(chain):
+            # That a tape within the group before it holds what its input is a view of, is not seen.
+            group = replace(group, backward_saving=0)
+        groups.append(group)
     return Fused(replace(chain, stages=tuple(groups)), tuple(cuts))
 
 
@@ -148,10 +150,12 @@ def _group(chain: Chain, size: int, cotangent: int, stages: tuple[Stage, ...]) -
     tape = int(costs.after[b + 1]) - last.cotangent - given - last.holds_output * output
     held = given + tape + last.holds_output * output + last.cotangent
     gradient = sum(stage.gradient - (stage.released if during else 0) for stage in stages)
-    needs_input, holds_input = stages[0].needs_input, False
+    needs_input, holds_input, saving = stages[0].needs_input, False, 0
     if not needs_input:
         dropped = simulate([*before, Action(Kind.DROP, 0), *back], part)
         holds_input = bool(dropped.after[b + 2] == costs.after[b + 1])
+        if holds_input and size:
+            saving = int(costs.during[b + 2 :].max() - dropped.during[b + 3 :].max())
     return Stage(
         output=output,
         cotangent=last.cotangent,
@@ -165,6 +169,7 @@ def _group(chain: Chain, size: int, cotangent: int, stages: tuple[Stage, ...]) -
         forward_extra=int(costs.during[:a].max()) - given - output,
         tape_extra=max(0, int(costs.during[a + 1 : b].max()) - given - output - tape),
         backward_extra=int(costs.during[b + 2 :].max()) - held - cotangent - max(gradient, 0),
+        backward_saving=saving,
         update_extra=0 if during else max(stage.update_extra for stage in stages),
         forward_seconds=sum(stage.forward_seconds for stage in stages),
         tape_seconds=sum(stage.tape_seconds for stage in stages),

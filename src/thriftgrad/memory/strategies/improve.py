@@ -79,9 +79,11 @@ def improve(schedules: Iterable[Schedule], chain: Chain, work: int) -> Frontier:
         [(5, 25.0), (6, 20.0), (7, 19.0), (8, 18.0), (9, 17.0), (10, 16.0)]
     """
     frontier = Frontier()
+    simulations: dict[int, Simulation] = {}
     for schedule in schedules:
         simulation = simulate(schedule, chain)
-        frontier.add(Point(simulation.peak, simulation.seconds, schedule))
+        if frontier.add(Point(simulation.peak, simulation.seconds, schedule)):
+            simulations[id(schedule)] = simulation
     number = count()
     queue: list[tuple[float, int, _Saving]] = []
 
@@ -92,7 +94,7 @@ def improve(schedules: Iterable[Schedule], chain: Chain, work: int) -> Frontier:
                 heappush(queue, (-gain, next(number), saving))
 
     for point in frontier.points:
-        look_at(point.schedule, simulate(point.schedule, chain))
+        look_at(point.schedule, simulations[id(point.schedule)])
     while queue and work > 0:
         promised, _, saving = heappop(queue)
         gain = frontier.gain(saving.peak, saving.seconds)

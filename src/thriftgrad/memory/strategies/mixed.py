@@ -52,13 +52,13 @@ def mixed(slots: int) -> Strategy:
     def strategy(chain: Chain) -> Schedule:
         # With a slot for every stage but the last, all tapes are kept; more are never used.
         used = max(1, min(slots, len(chain) - 1))
-        return tidy(_reverse(len(chain), used), chain, f"mixed({slots})")
+        return tidy(reverse(len(chain), used, leads(len(chain), used)), chain, f"mixed({slots})")
 
     return lambda chain: cut_where_useful(strategy, chain)
 
 
-def _reverse(length: int, slots: int) -> Iterator[Action]:
-    lead = _leads(length, slots)
+def reverse(length: int, slots: int, lead: NDArray[np.int32]) -> Iterator[Action]:
+    """Yield the runs that reverse so many stages, given the `leads` for as many slots or more."""
     waiting: list[tuple[int, int, int]] = [(0, length, slots)]
     while waiting:
         a, n, s = waiting.pop()
@@ -74,7 +74,7 @@ def _reverse(length: int, slots: int) -> Iterator[Action]:
             waiting += [(a, 0, s), (a + 1, n - 1, s - 1)]
 
 
-def _leads(length: int, slots: int) -> NDArray[np.int32]:
+def leads(length: int, slots: int) -> NDArray[np.int32]:
     """Return for each n and s how many stages to run from a kept state; 0 is to keep a tape."""
     runs = np.full((length + 1, slots + 1), np.inf)
     runs[1] = 1.0

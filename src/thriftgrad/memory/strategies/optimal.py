@@ -1,11 +1,12 @@
 """The fastest schedule that keeps to a budget of bytes, and with it the whole time-memory curve.
 
 For every chain there is one family of schedules, which does not depend on what budget is asked for:
-that of plain backpropagation, those read out of tables of persistent schedules (`persistent`), those
-that the latter were bettered to (`improve`), and for short chains those that no schedule surpasses
-(`exact`). Each is priced by the simulator. Those of which no other is both as small and as fast are the
-curve, and a budget gets the fastest of them that fits. Thus a larger budget is never slower, and the
-least budget is exact to the byte.
+that of plain backpropagation, those read out of tables of persistent schedules (`persistent`), some
+that are best for equal stages (`revolve`, `mixed`), those that the latter two were bettered to
+(`improve`), and for short chains those that no schedule surpasses (`exact`). Each is priced by the
+simulator. Those of which no other is both as small and as fast are the curve, and a budget gets the
+fastest of them that fits. Thus a larger budget is never slower, and the least budget is exact to the
+byte.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 from thriftgrad.errors import BudgetError
@@ -23,7 +25,10 @@ from thriftgrad.memory.strategies.everything import everything
 from thriftgrad.memory.strategies.exact import exact_frontier
 from thriftgrad.memory.strategies.fuse import Fused, even_cuts, fuse, useful_cuts
 from thriftgrad.memory.strategies.improve import Frontier, Point, improve
+from thriftgrad.memory.strategies.mixed import leads
+from thriftgrad.memory.strategies.mixed import reverse as mixed
 from thriftgrad.memory.strategies.persistent import Table, splits
+from thriftgrad.memory.strategies.revolve import reverse as revolve
 from thriftgrad.units import budget_bytes, show_bytes
 
 # What one chain may cost to plan: about two seconds for each.
@@ -34,6 +39,7 @@ _IMPROVED_STAGES = 150
 _IMPROVING = 150_000  # actions simulated
 _PRICED = 100_000
 _LONGEST = 100_000  # actions of one schedule
+_FEW_SLOTS = 8  # up to which it is no worse to keep states alone, in no more bytes
 
 
 def optimal(budget: int | str) -> Strategy:
@@ -52,7 +58,7 @@ def optimal(budget: int | str) -> Strategy:
         >>> from thriftgrad.memory.stages import homogeneous
         >>> chain = homogeneous(50)
         >>> [simulate(optimal(budget)(chain), chain).seconds for budget in (53, 20, 10)]
-        [100.0, 132.0, 165.0]
+        [100.0, 132.0, 156.0]
         >>> optimal(2)(chain)
         Traceback (most recent call last):
         thriftgrad.errors.BudgetError: a budget of 2 bytes is too small: ...
@@ -97,60 +103,81 @@ _COSTS = tuple(field.name for field in fields(Chain) if field.name != "fixed")
 def _frontier(*costs: Any) -> tuple[Point, ...]:
     chain = Chain(**dict(zip(_COSTS, costs, strict=True)))
     found = Frontier()
-    for runs in _family(chain):
-        schedule = tidy(runs, chain, "optimal")
-        simulation = simulate(schedule, chain)
-        found.add(Point(simulation.peak, simulation.seconds, schedule))
+    for point in _family(chain):
+        found.add(point)
     return tuple(found.points)
 
 
-def _family(chain: Chain) -> Iterator[Iterable[Action]]:
-    """Yield the runs of all schedules that are considered."""
-    yield everything()(chain)
+def _family(chain: Chain) -> Iterator[Point]:
+    """Yield all schedules that are considered."""
+    yield _point(everything()(chain), chain)
     fused = fuse(chain, useful_cuts(chain))
     whole = fuse(chain, range(len(chain) + 1))
     for each in (whole, fused):
         if len(each.chain) <= _SEARCHED_STAGES:
-            yield from (each.expand(schedule) for schedule in exact_frontier(each.chain))
+            for schedule in exact_frontier(each.chain):
+                yield _point(each.expand(schedule), chain)
             break
     coarse = _coarse(fused.chain)
     starts = [fused.expand(coarse.expand(runs)) for runs in _persistent(coarse)]
+    if coarse.cuts[-1] == len(coarse.chain):
+        starts += [fused.expand(runs) for runs in _of_slots(len(fused.chain))]
     if len(fused.chain) < len(chain) <= _MOST_GROUPS and splits(chain) <= _MOST_SPLITS:
         starts += _persistent(whole)
     if len(chain) > _IMPROVED_STAGES:
-        yield from starts
-        return
-    schedules = (tidy(runs, chain) for runs in starts)
-    for point in improve(schedules, chain, _IMPROVING).points:
-        yield point.schedule
+        yield from (_point(runs, chain) for runs in starts)
+    else:
+        schedules = (tidy(runs, chain, "optimal") for runs in starts)
+        yield from improve(schedules, chain, _IMPROVING).points
+
+
+def _point(runs: Iterable[Action], chain: Chain) -> Point:
+    schedule = tidy(runs, chain, "optimal")
+    simulation = simulate(schedule, chain)
+    return Point(simulation.peak, simulation.seconds, schedule)
 
 
 def _persistent(coarse: Fused) -> Iterator[list[Action]]:
-    """Yield the runs of persistent schedules, from the fastest to the smallest."""
+    """Yield the runs of persistent schedules, from the fastest to the smallest.
+
+    Each is slower than the one before it by some part, which is the larger the slower it is.
+    """
     chain, length = coarse.chain, coarse.cuts[-1]
     room = simulate(everything()(chain), chain).peak
     table = Table(chain, room)
-    ratio = (room / max(table.least, 1)) ** (1 / max(_PRICED // (4 * length), 8))
-    asked = 2.0 * room
-    for finest, room in (*_steps(chain, table), (table, table.least)):
-        if room * ratio > asked and room > table.least:
+    fastest = table.seconds.min()
+    steps = max(_PRICED // (6 * length), 10)
+    slower = 0.0
+    for finest, room, seconds in (*_steps(chain, table), (table, table.least, inf)):
+        if seconds < slower:
             continue
+        slower = seconds * (1 + seconds / (fastest * steps))
         runs = finest.runs(room)
         if len(runs) * length > _LONGEST * len(chain):
             return
-        asked = room
         yield runs
 
 
-def _steps(chain: Chain, table: Table) -> Iterator[tuple[Table, int]]:
-    """Yield what bytes make a difference, falling, and a table that is fine enough there."""
+def _of_slots(length: int) -> Iterator[Iterable[Action]]:
+    """Yield the runs that are best for equal stages, from few slots to many."""
+    lead, slots = leads(length, length), 2
+    while slots < length:
+        if slots <= _FEW_SLOTS:
+            yield revolve(0, length, slots, length)
+        else:
+            yield mixed(length, slots, lead)
+        slots += 1 + slots // 4
+
+
+def _steps(chain: Chain, table: Table) -> Iterator[tuple[Table, int, float]]:
+    """Yield what bytes make a difference, falling, with a table that is fine enough there, and seconds."""
     while True:
         least = table.room[-1] // 4 if table.rounds else 0
         for slot in range(len(table.room) - 1, 0, -1):
             if table.room[slot] <= max(least, table.least):
                 break
             if table.seconds[slot] < table.seconds[slot - 1]:
-                yield table, int(table.room[slot])
+                yield table, int(table.room[slot]), float(table.seconds[slot])
         if least <= table.least:
             return
         table = Table(chain, int(least))

@@ -31,6 +31,7 @@ shared memory, states that no tape holds, and reading out in bytes are additions
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate
 from math import gcd, inf
 from typing import Any
@@ -61,7 +62,7 @@ def persistent(chain: Chain, memory: int) -> Schedule:
         >>> chain = Chain(stages=(Stage(output=8, cotangent=8),) * 4)
         >>> from thriftgrad.memory.simulate import simulate
         >>> [simulate(persistent(chain, memory), chain).seconds for memory in (32, 40, 48)]
-        [13.0, 10.0, 8.0]
+        [10.0, 9.0, 8.0]
     """
     room = memory - sum(chain.fixed.values())
     table = Table(chain, room)
@@ -196,7 +197,7 @@ class Table:
     def _ways(
         self, s: int, t: int, where: int
     ) -> tuple[_Ints, NDArray[np.float64], _Ints, int, _Ints, _Ints]:
-        """Return all ways into an interval that advance, to j = s + 1 … t.
+        """Return the ways into an interval that advance, to j = s + 1 … t.
 
         For each: the bytes it needs, its seconds, the entry to be done first and the bytes that are
         taken from it (the same for all), the entry to be done last and the bytes that are taken from
@@ -206,13 +207,14 @@ class Table:
         steps = costs.steps[s:t].copy()
         steps[0] -= costs.states[s]  # x_s is beside m, or counted as `taken`
         taken = costs.state[s] * where
+        way = costs.ways(s, t)
         return (
-            np.maximum.accumulate(steps) + (costs.cotangent[t + 1] + taken),
-            costs.elapsed[s + 1 : t + 1] - costs.elapsed[s],
-            self._ids[_WITHIN, s + 1 : t + 1, t],
+            np.maximum.accumulate(steps)[way] + (costs.cotangent[t + 1] + taken),
+            costs.elapsed[s + 1 : t + 1][way] - costs.elapsed[s],
+            self._ids[_WITHIN, s + 1 : t + 1, t][way],
             taken,
-            self._ids[where, s, s:t],
-            np.maximum(0, costs.kept[t + 1] - costs.kept[s + 1 : t + 1]),
+            self._ids[where, s, s:t][way],
+            np.maximum(0, costs.kept[t + 1] - costs.kept[s + 1 : t + 1][way]),
         )
 
     def _choice(self, where: int, s: int, t: int, m: int) -> int:
@@ -229,7 +231,7 @@ class Table:
             then, used = costs.after_tape(s, where)
             rest = costs.seconds[s] + self._at(self._ids[then, s + 1, t], m - used)
             tape = costs.taped(s, t, where) <= m and rest <= times[way]
-            self._best[key] = 0 if tape else way + 1
+            self._best[key] = 0 if tape else int(costs.ways(s, t)[way]) + 1
         return s + self._best[key]
 
     def _at(self, entries: Any, m: Any) -> Any:
@@ -308,6 +310,19 @@ class _Costs:
         )
         self.content = [numbers.setdefault(row, len(numbers)) for row in rows]
         self.taken = [size for size in self.state + self.tape + kept if size > 0]
+        self.all = np.arange(length + 1)
+        # Up to where stages are like this one.
+        self.alike = list(range(1, length + 2))
+        for k in reversed(range(length)):
+            if self.content[k] == self.content[k + 1]:
+                self.alike[k] = self.alike[k + 1]
+
+    def ways(self, s: int, t: int) -> _Ints:
+        """Return how many stages less one an interval may be advanced, be it s + 1 … t.
+
+        Of many equal stages not all are tried: with their number, the best one comes to matter less.
+        """
+        return _thinned(t - s) if t - s > _DENSE and t <= self.alike[s] else self.all[: t - s]
 
     def gradients(self, j: int, t: int) -> int:
         """Return the bytes of parameter gradients that the backward of stages j to t leaves held."""
@@ -329,6 +344,21 @@ class _Costs:
             _BESIDE if beside else _WITHIN,
             self.tape[s] + self.state[s] * (where and self.holds_input[s]),
         )
+
+
+_DENSE = 64
+
+
+@lru_cache(maxsize=1000)
+def _thinned(count: int) -> _Ints:
+    """Return some of 0 … count − 1: all at either end, and fewer the further they are from it."""
+    half = _DENSE // 2
+    near, step = list(range(half)), 2
+    while near[-1] < count:
+        near += range(near[-1] + step, near[-1] + step * (half // 2 + 1), step)
+        step *= 2
+    low = np.array([each for each in near if each <= count // 2])
+    return np.unique(np.concatenate((low, count - 1 - low)))
 
 
 def _entries(costs: _Costs) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:

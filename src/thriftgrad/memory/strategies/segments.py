@@ -56,8 +56,9 @@ _SMALL_CHANGE, _MOST = 1024, 1 / 3
 def _at_once(cuts: list[int], chain: Chain) -> list[bool]:
     """Tell of each segment whether it is taped on the way forward."""
     at_once = []
-    *before, _ = fuse(chain, cuts).chain.stages if len(cuts) > 2 else [None]
-    for (start, end), segment in zip(pairwise(cuts), before, strict=False):
+    parts = list(pairwise(cuts))[:-1]
+    before = fuse(chain, cuts).chain.stages[:-1] if parts else ()
+    for (start, end), segment in zip(parts, before, strict=True):
         ends = chain.size(start) + segment.output
         small = min(_SMALL_CHANGE * (end - start), _MOST * ends)
         at_once.append(segment.tape <= max(_SHARE * ends, small))

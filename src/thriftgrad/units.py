@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from thriftgrad.errors import ConfigError
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -37,6 +39,8 @@ def budget_bytes(given: int | str) -> int:
         ConfigError: it is no size, or not above 0.
     """
     found = parse_bytes(given) if isinstance(given, str) else given
+    if isinstance(found, np.integer):
+        found = int(found)
     if isinstance(found, bool) or not isinstance(found, int) or found <= 0:
         raise ConfigError(
             f"a budget of {given!r}: expected a number of bytes above 0, such as 64_000_000 or '64 MB'"

@@ -122,3 +122,15 @@ def test_refuses(arguments, error, said):
 
 def test_size_may_be_a_numpy_integer():
     assert len(batches(np.zeros(5), size=np.int64(2))) == 3
+
+
+def test_one_batch_is_in_memory_at_a_time():
+    x = np.zeros((40, 10_000))
+    size = x[:10].nbytes
+    tracemalloc.start()
+    for batch in batches(x, size=10, rng=0):
+        assert batch.nbytes == size
+        del batch
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size < peak < 1.1 * size

@@ -251,3 +251,39 @@ def test_footprint_is_what_is_allocated():
         tracemalloc.stop()
         assert abs(footprint(array) - size) <= 100
     assert footprint(np.ones((100, 100))[::2]) >= 80_000
+
+
+class Residual(Sequential):
+    def __call__(self, x):
+        return x + super().__call__(x)
+
+
+class Forgetful(Module):
+    def __init__(self):
+        self.first, self.second = Linear(WIDTH, WIDTH, rng=0), Linear(WIDTH, WIDTH, rng=1)
+
+    def __call__(self, x):
+        return self.second(self.first(x))
+
+    def stages(self):
+        return (self.first,)
+
+
+@pytest.mark.parametrize("model", [Residual(Linear(WIDTH, WIDTH, rng=0)), Forgetful()])
+def test_stages_that_are_not_the_model_are_refused(model):
+    with pytest.raises(ConfigError, match="give another output than"):
+        measure(model, batch())
+
+
+def test_stages_that_draw_are_the_model_all_the_same():
+    rng = np.random.default_rng(0)
+    model = Sequential(Linear(WIDTH, WIDTH, rng=rng), Dropout(0.5, rng=rng))
+    before = rng.bit_generator.state
+    measure(model, batch())
+    assert rng.bit_generator.state == before
+
+
+@pytest.mark.parametrize("update", ["never", "during", None, True])
+def test_an_update_at_no_known_time_is_refused(update):
+    with pytest.raises(ConfigError, match="expected one of 'after backward', 'during backward'"):
+        measure([np.tanh, Linear(WIDTH, WIDTH, rng=0)], batch(), update=update)

@@ -1,6 +1,8 @@
 """Schedules on real arrays: the same bits as plain backpropagation, and no trace left of what fails."""
 
+import gc
 import itertools
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -353,3 +355,43 @@ def test_parameters_of_the_loss_are_updated_as_well():
     vault = Vault(scales[1])
     with pytest.raises(ConfigError, match="shows it"):
         execute(plan, [net], x, lambda outputs: np.sum(vault(outputs)), apply=optimizers[1].apply)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_stage_that_hands_on_a_parameter_adds_to_what_later_stages_gave_it(strategy):
+    w, a = tg.Parameter(np.array([1.0, 2.0, 3.0]), name="w"), tg.Parameter(np.ones(3), name="a")
+    stages = [lambda x: x * a, lambda x: w, np.tanh, lambda h: h * w]
+    execute(strategy(homogeneous(4)), stages, np.ones(3), np.sum)
+    planned, w.grad = w.grad, None
+    np.sum(np.tanh(w) * w).backward()
+    assert np.array_equal(planned, w.grad)
+
+
+def test_whatever_ends_a_step_leaves_recording_as_it_was():
+    left_open = []
+
+    def interrupted(x):
+        left_open.append(tg.no_grad())  # as if the interrupt came while a no_grad ends
+        left_open[0].__enter__()
+        raise KeyboardInterrupt
+
+    w = tg.Parameter(np.ones(3), name="w")
+    with pytest.raises(KeyboardInterrupt):
+        execute(everything()(homogeneous(2)), [lambda x: x * w, interrupted], np.ones(3), np.sum)
+    np.sum(w * 2.0).backward()
+    assert np.array_equal(w.grad, [2.0, 2.0, 2.0])
+
+
+def test_a_stage_that_runs_often_does_not_fill_the_interpreters_stores():
+    rng = np.random.default_rng(0)
+    stages = [Linear(8, 8, rng=rng), Dropout(0.2, rng=rng)] * 4
+    step = executor(nothing()(homogeneous(len(stages))), stages)
+    x = np.ones((4, 8), np.float32)
+    step(x, np.sum)
+    gc.collect()
+    tracemalloc.start()
+    for _ in range(20):
+        step(x, np.sum)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 40_000  # a tuple in each run of a stage that draws would be twice that

@@ -47,7 +47,9 @@ def test_the_least_budget_is_tight_and_the_error_says_what_holds_it_up() -> None
     plain = planned("all", update="during backward")
     least = plain.curve[0].peak
     assert tg.memory.simulate(tg.memory.optimal(least)(plain.chain), plain.chain).peak == least
-    with pytest.raises(BudgetError, match=rf"the smallest schedule takes {least:,} bytes") as caught:
+    with pytest.raises(
+        BudgetError, match=rf"the smallest schedule takes {least:,} bytes"
+    ) as caught:
         tg.memory.optimal(least - 1)(plain.chain)
     assert caught.value.least == least
 
@@ -158,3 +160,37 @@ def test_the_meter_leaves_tracing_as_it_was() -> None:
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+def test_a_model_of_one_stage_is_told_how_to_be_cut() -> None:
+    class Whole(tg.nn.Module):
+        def __init__(self) -> None:
+            self.layers = network()
+
+        def __call__(self, x: Any) -> Any:
+            return self.layers(x)
+
+    with pytest.raises(BudgetError, match=r"single stage, Whole, .* a method stages\(\)") as caught:
+        tg.memory.plan(Whole(), X, budget="100 kB")
+    assert caught.value.least is not None
+
+
+@pytest.mark.parametrize("budget", [[], 1e6, b"64 MB", None])
+def test_what_is_neither_size_nor_strategy_is_told_what_there_is(budget: Any) -> None:
+    with pytest.raises(ConfigError, match=r"expected a size such as '64 MB', one of 'all'"):
+        strategy_for(budget)
+
+
+def test_a_number_of_numpys_is_a_budget() -> None:
+    assert planned(np.int64(10**7)).budget == 10**7
+
+
+@pytest.mark.parametrize("maker", [tg.memory.every, tg.memory.sqrt, tg.memory.two_level])
+def test_what_makes_a_strategy_is_not_one(maker: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"call it: {maker.__name__}\(\.\.\.\)"):
+        planned(maker)
+
+
+def test_a_strategy_that_returns_no_schedule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="returned a NoneType for a chain"):
+        planned(lambda chain: None)

@@ -1,6 +1,7 @@
 """Activations on disk: back bit by bit, or an error that names the file."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -122,3 +123,16 @@ def test_bandwidth_is_measured_and_leaves_nothing(tmp_path):
     assert 0 < write < 1
     assert 0 < read < 1
     assert not os.listdir(tmp_path)
+
+
+def test_an_interrupt_while_the_folder_is_removed_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    disk = Spill(tmp_path)
+    disk.write(0, np.arange(4.0))
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        disk.close()
+    assert not list(tmp_path.iterdir())

@@ -148,3 +148,55 @@ def test_a_bad_gradient_during_the_backward_pass_says_what_has_been_updated() ->
     assert np.array_equal(model[0].weight.value, first)
     assert not np.array_equal(model[2].weight.value, last)
     assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize("memory", [None, "sqrt"])
+def test_gradients_that_no_optimiser_asks_for_do_not_pile_up(memory: Any) -> None:
+    held = []
+
+    class Watch(tg.train.Callback):
+        def on_step_end(self, state: Any) -> None:
+            held.append(sum(p.grad is not None for p in state.model.parameters()))
+
+    model = network(np.float32)
+    tg.train.fit(
+        model, (X.astype(np.float32), Y), loss=tg.nn.cross_entropy, epochs=1, batch_size=40,
+        optimizer=tg.optim.SGD(model.parameters()[-2:], lr=0.1), memory=memory,
+        callbacks=[Watch()], progress=False,
+    )  # fmt: skip
+    assert held == [0, 0, 0, 0]
+
+
+def test_a_plan_of_something_else_is_refused() -> None:
+    x = X.astype(np.float32)[:40]
+    plan = tg.memory.plan(network(np.float32), x, Y[:40], budget="all", loss=tg.nn.cross_entropy)
+    with pytest.raises(ConfigError, match="plan for updates after backward"):
+        trained(plan, update="during backward")
+    other = tg.memory.plan(network(np.float32, dropout=False), x, budget="all")
+    with pytest.raises(ConfigError, match="chain of 7 stages and the model has 11"):
+        trained(other)
+
+
+def test_an_update_at_no_known_time_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected one of 'after backward'"):
+        trained("all", update="during")
+
+
+def test_an_interrupt_during_the_updates_leaves_no_half_step() -> None:
+    model = network(np.float32)
+    optimizer = tg.optim.SGD(model.parameters(), lr=0.1)
+    apply = optimizer.apply
+
+    def interrupted(parameter: Any) -> None:
+        apply(parameter)
+        raise KeyboardInterrupt
+
+    optimizer.apply = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        tg.train.fit(
+            model, (X.astype(np.float32), Y), loss=tg.nn.cross_entropy, optimizer=optimizer, epochs=1,
+            memory="sqrt", update="during backward", progress=False,
+        )  # fmt: skip
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert optimizer.steps == 1
+    optimizer.state_dict()  # which a half-made step has not

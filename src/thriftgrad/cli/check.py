@@ -66,7 +66,7 @@ def check(
     examples: Annotated[int, typer.Option(help="How many images of a run to use.", min=1)] = 16,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
 ) -> None:
-    """Compare a gradient with differences of the function's values, and say what is wrong with it.
+    """Compare a gradient with differences, and say what is wrong.
 
     The exit code is 1 if it is wrong.
     """

@@ -23,7 +23,7 @@ def coverage(
         bool, typer.Option("--markdown", help="Print the page of the documentation.")
     ] = False,
 ) -> None:
-    """List the NumPy calls that are differentiated, or look some of them up."""
+    """List the NumPy calls that are differentiated, or look some up."""
     if names and markdown:
         raise ConfigError("--markdown prints the whole page; leave the names out")
     if markdown:

@@ -29,7 +29,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Print a run's loss and accuracy on the test set, as a whole and for each class."""
+    """Print a run's loss and accuracy on the test set, also by class."""
     config, model = trained(run)
     name = data or config.data
     images, _ = load_images(name, config.dtype)

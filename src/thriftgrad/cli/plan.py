@@ -59,7 +59,7 @@ def plan(
         Path | None, typer.Option(help="Draw memory over time into this file.", metavar="PNG|SVG")
     ] = None,
 ) -> None:
-    """Say what a training step would hold and how long it would take, without training.
+    """Say what a training step would hold, and how long it would take.
 
     Each kind of layer is run once to measure it; nothing else is computed. What is planned for is
     printed by kind, as a picture and in words: parameters, optimiser state, batch, kept

@@ -34,7 +34,7 @@ def predict(
         ),
     ],
 ) -> None:
-    """Print what class a run takes each picture for, and how sure it is.
+    """Print what class a run takes each picture for, and how surely.
 
     Colours become grey; a picture of another size is shrunk or enlarged to fit that of the
     training images and centred on its own background; one that is dark on light where those are

@@ -41,9 +41,10 @@ def report(
         typer.Option(help="File to write.  [default: report.html in the folder]", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Write a page with the curves, mistakes, weights, gradients, memory and options of a run.
+    """Write a page with all there is to see of a run.
 
-    It is one file, which loads nothing: it can be mailed, and opened without a network.
+    That is curves, mistakes, weights, gradients, memory, gradient check and options. It is one file,
+    which loads nothing: it can be mailed, and opened without a network.
     """
     path = out or run / REPORT
     page = write_page(run)
@@ -92,7 +93,7 @@ def write_page(run: Path) -> str:
     )
     return _PAGE.format(
         name=name,
-        data=escape(config.data if config.data == "mnist" else Path(config.data).name),
+        data=escape("MNIST" if config.data == "mnist" else Path(config.data).name),
         style=STYLE + _STYLE,
         facts=cells,
         links=links,
@@ -190,13 +191,24 @@ def _memory(run: Path, config: Config) -> Sections:
             f'<figure class="paper"><img alt="{alternative}" src="data:image/png;base64,{data}"></figure>',
         )
     elif config.memory is None:
-        yield title, "<p>Trained without a memory budget, so that there was nothing to plan.</p>"
+        yield (
+            title,
+            (
+                "<p>Trained without a memory budget, so that there was nothing to plan. With one, as in "
+                "<code>thriftgrad train --memory 64MB</code>, the bytes of a step are drawn here.</p>"
+            ),
+        )
     else:
         yield title, f"<p>The plan for {escape(config.memory)} was not drawn in the training.</p>"
 
 
 def _check(run: Path) -> Sections:
-    yield "Gradient check", f'<div class="wide">{of_run(run)._repr_html_()}</div>'
+    said = (
+        "Of each array of parameters some entries, and some directions (d) in which all of them change, "
+        "are compared with differences of the loss. Norm, mean and max are relative differences; total "
+        "is their absolute sum."
+    )
+    yield "Gradient check", f'<div class="wide">{of_run(run)._repr_html_()}</div><p>{said}</p>'
 
 
 def _setting(model: Sequential, config: Config) -> Sections:

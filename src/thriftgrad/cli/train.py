@@ -152,7 +152,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a network that tells images apart, and keep the run in a folder.
+    """Train a network that tells images apart, and keep the run.
 
     One image in twelve is held out for validation where the data have no such split; the test set
     is looked at once, at the end. The folder then holds config.json, metrics.csv, norms.csv (the
@@ -268,7 +268,9 @@ def _run(
             _Lines(),
         ],
     )
-    scores = evaluate(model, targets(test, config), loss=config.loss_function)
+    scores = evaluate(
+        model, targets(test, config), loss=config.loss_function, batch_size=config.batch_size
+    )
     typer.echo(f"test: loss {scores.loss:.4f}, accuracy {100 * scores.accuracy:.2f} %")
     names = [_config.CONFIG, _config.METRICS, _config.NORMS, _config.SNAPSHOT]
     names += _drawn(folder / _config.CURVES, partial(plots.curves, history))

@@ -113,8 +113,11 @@ class Batches(Generic[Batch]):
             part: Any = slice(start, start + self.size)
             if order is not None:
                 part = order[part]
-            batch = tuple(_in_memory(array[part]) for array in self.arrays)
-            yield batch if len(batch) > 1 else batch[0]
+            yield self._batch(part)  # under no name, which would hold it while the next is made
+
+    def _batch(self, part: Any) -> Any:
+        batch = tuple(_in_memory(array[part]) for array in self.arrays)
+        return batch if len(batch) > 1 else batch[0]
 
 
 def _in_memory(batch: Array) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
 import tracemalloc
 import weakref
@@ -24,15 +25,15 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf, prod
 from types import CellType, FunctionType, MethodType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thriftgrad.autodiff.tape import Leaf, Node, reachable
-from thriftgrad.autodiff.tensor import Parameter
+from thriftgrad.autodiff.tensor import Parameter, Tensor, new_level, no_grad
 from thriftgrad.errors import ConfigError, ReplayError
-from thriftgrad.memory.execute import Bound, Loss, Run, StageFunction, owner
+from thriftgrad.memory.execute import Bound, Loss, Run, StageFunction, _readonly, owner
 from thriftgrad.memory.stages import Chain, Stage, Update
 
 Array = NDArray[Any]
@@ -53,7 +54,8 @@ def measure(
     generators are afterwards what they were. One stage at a time is held in memory. Each is run on
     what the stages before it make of x, and backwards on a cotangent that is laid out as the
     real one. Where `tracemalloc` is at work already it stays so, but its peak is reset, and the
-    seconds are those of a program that is traced.
+    seconds are those of a program that is traced. What other threads allocate meanwhile is taken for
+    the stages'.
 
     Args:
         model: its stages are those of `model.stages()`; or a sequence of functions of one array.
@@ -64,8 +66,8 @@ def measure(
         update: when parameters are updated.
 
     Raises:
-        ConfigError: no stages, a stage that does not return one array, or an optimiser that cannot
-            update during the backward pass.
+        ConfigError: no stages, or ones that are not what the model computes; a stage that does not
+            return one array; or an optimiser that cannot update during the backward pass.
         ReplayError: a stage gave another output when it was run again.
 
     Example:
@@ -79,22 +81,33 @@ def measure(
         True
     """
     stages = stages_of(model)
+    if update not in get_args(Update):
+        raise ConfigError(
+            f"update = {update!r}: expected one of {', '.join(map(repr, get_args(Update)))}"
+        )
     if update == "during backward" and getattr(optimizer, "clip_norm", None) is not None:
         raise ConfigError(
             'update="during backward" with clip_norm: the joint norm needs all gradients at once; '
             'use update="after backward" or an optimiser without clip_norm'
         )
     bound = Bound(stages)
+    _leave_small_numbers()
     # Cotangents that are all zeros may meet derivatives that are infinite.
-    with _unchanged(bound.generators), np.errstate(all="ignore"):
-        costs, end = _Model(bound, x, _objective(loss, y)).measured()
-    return Chain(
-        stages=_priced(bound, costs, end, _Updates(optimizer)),
-        loss_extra=end.extra,
-        loss_seconds=end.seconds,
-        fixed=_fixed(bound, x, y, optimizer, costs, end),
-        update=update,
-    )
+    with _measuring, np.errstate(all="ignore"):
+        with _unchanged(bound.generators):
+            costs, end = _Model(bound, x, _objective(loss, y)).measured()
+        if hasattr(model, "stages"):
+            _check_composition(model, bound, x)
+        return Chain(
+            stages=_priced(bound, costs, end, _Updates(optimizer)),
+            loss_extra=end.extra,
+            loss_seconds=end.seconds,
+            fixed=_fixed(bound, x, y, optimizer, costs, end),
+            update=update,
+        )
+
+
+_measuring = threading.Lock()  # Python traces allocations for all threads together
 
 
 def stages_of(model: Any) -> tuple[StageFunction, ...]:
@@ -119,6 +132,27 @@ def stages_of(model: Any) -> tuple[StageFunction, ...]:
         if not callable(stage):
             raise ConfigError(f"stage {k} is a {type(stage).__name__}, which cannot be called")
     return tuple(given)
+
+
+def _check_composition(model: Any, bound: Bound, x: Array) -> None:
+    """Refuse stages that are not the model: another one would be trained."""
+    with _unchanged(bound.generators), no_grad():
+        whole = model(_readonly(x))
+    if isinstance(whole, Tensor):
+        whole = whole.value
+    run = Run(bound, x, _no_loss, Counter(), None, _no_disk)
+    with _unchanged(bound.generators):
+        for k in range(len(bound.stages)):
+            run.advance(k)
+    composed = run.states[-1]
+    assert composed is not None
+    if np.shape(whole) != np.shape(composed) or _digest(whole) != _digest(composed):
+        name = type(model).__name__
+        raise ConfigError(
+            f"the stages of {name}, one after the other, give another output than {name} itself, so that "
+            f"another model would be trained; let stages() return what __call__ goes through: "
+            f"`for stage in self.stages(): x = stage(x)`"
+        )
 
 
 # The stages, one after the other
@@ -510,7 +544,7 @@ def _reserve(length: int, nbytes: int) -> int:
 
     They are traced as if in use. They fill up as more stages run, and there is an end to it.
     """
-    return min(20_000, 2_500 + 350 * length) + nbytes // 400
+    return min(20_000, 4_000 + 330 * length) + nbytes // 400
 
 
 # What is equal
@@ -694,6 +728,16 @@ def _peak(action: Callable[[], Any]) -> int:
     before = tracemalloc.get_traced_memory()[0]
     action()
     return tracemalloc.get_traced_memory()[1] - before
+
+
+def _leave_small_numbers() -> None:
+    """Take the numbers of nodes and levels beyond 256.
+
+    Python has the numbers up to there ready made, and each of those that follow takes bytes, as it will in
+    nearly every step: what is measured first would differ from what is measured next.
+    """
+    while min(new_level(), Node((), (), np.dtype(object)).number) <= 256:
+        pass
 
 
 _ROUNDS = 5

@@ -15,7 +15,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from os import PathLike
 from types import CellType, FunctionType
 from typing import Any
@@ -110,6 +110,10 @@ def executor(
     runs = Counter(action.index for action in schedule if action.kind in _RUNS)
 
     def step(x: Array, loss: Loss) -> Any:
+        # In a context of its own: an interrupt may come while `no_grad` ends, and would leave it on.
+        return copy_context().run(carry_out, x, loss)
+
+    def carry_out(x: Array, loss: Loss) -> Any:
         with ExitStack() as stack:
             run = Run(bound, x, loss, runs, apply, lambda: stack.enter_context(Spill(folder)))
             watch = watching.get()

@@ -19,7 +19,17 @@ from thriftgrad.memory.meter import Measured
 from thriftgrad.memory.schedule import Kind, Schedule, Strategy
 from thriftgrad.memory.simulate import Simulation, simulate
 from thriftgrad.memory.stages import Chain, Update
-from thriftgrad.memory.strategies import at, every, everything, nothing, optimal, revolve, sqrt
+from thriftgrad.memory.strategies import (
+    at,
+    every,
+    everything,
+    mixed,
+    nothing,
+    optimal,
+    revolve,
+    sqrt,
+    two_level,
+)
 from thriftgrad.memory.strategies.improve import Point
 from thriftgrad.memory.strategies.optimal import frontier
 from thriftgrad.units import budget_bytes, parse_bytes, show_bytes, show_seconds
@@ -69,8 +79,14 @@ def plan(
     chain = costs.measure(model, x, loss=loss, y=y, optimizer=optimizer, update=update)
     limit = None if callable(budget) or names_strategy(budget) else budget_bytes(budget)
     try:
-        return Plan(chain, strategy(chain), limit)
+        schedule = strategy(chain)
     except BudgetError as error:
+        if len(chain) == 1:
+            raise BudgetError(
+                f"{error}. The model is a single stage, {chain.stages[0].name}, which cannot be cut: "
+                f"give it a method stages() that returns its blocks, as nn.Sequential has",
+                least=error.least,
+            ) from None
         least = frontier(replace(chain, update="during backward"))[0].peak
         clipping = getattr(optimizer, "clip_norm", None) is not None
         if error.least is None or clipping or least > 0.98 * error.least:
@@ -79,6 +95,12 @@ def plan(
             f'{error}. With update="during backward", {show_bytes(least)} would do',
             least=error.least,
         ) from None
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(
+            f"memory = {_called(strategy)} returned a {type(schedule).__name__} for a chain; expected "
+            f"{_EXPECTED}"
+        )
+    return Plan(chain, schedule, limit)
 
 
 def strategy_for(memory: int | str | Strategy) -> Strategy:
@@ -93,9 +115,13 @@ def strategy_for(memory: int | str | Strategy) -> Strategy:
         'every(2)'
     """
     if callable(memory):
+        if memory in _MAKERS:
+            raise ConfigError(
+                f"memory = {_called(memory)} is what makes a strategy; call it: {_called(memory)}(...)"
+            )
         return memory
     if not isinstance(memory, str) or not names_strategy(memory):
-        if isinstance(memory, str) and parse_bytes(memory) is None:
+        if (parse_bytes(memory) if isinstance(memory, str) else _whole(memory)) is None:
             raise ConfigError(f"memory = {memory!r}: expected {_EXPECTED}")
         return optimal(budget_bytes(memory))
     name, _, numbers = memory.strip().partition(":")
@@ -122,10 +148,19 @@ _NAMED: dict[str, Any] = {
     "every": every,
     "at": at,
 }
+_MAKERS = (*_NAMED.values(), mixed, optimal, two_level)
 _EXPECTED = (
     "a size such as '64 MB', one of 'all', 'none', 'sqrt', 'revolve', 'revolve:8', 'every:2' and "
     "'at:2,5', or a strategy such as thriftgrad.memory.every(2)"
 )
+
+
+def _called(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _whole(given: Any) -> int | None:
+    return int(given) if isinstance(given, int | np.integer) else None
 
 
 @dataclass(frozen=True)

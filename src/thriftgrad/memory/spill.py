@@ -103,7 +103,10 @@ class Spill:
 
     def close(self) -> None:
         """Remove the folder and all that is in it."""
-        self._remove()
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        finally:  # what an interrupt has left
+            self._remove()
 
     def __contains__(self, index: object) -> bool:
         return index in self._written

@@ -85,6 +85,8 @@ def fit(
             step that fits; or which activations to keep: "all", "none", "sqrt", "revolve",
             "every:2", "at:2,5", or a strategy of `thriftgrad.memory`. The model then runs by its
             stages, and the weights are the same to the last bit. None: a plain backward pass.
+            The order of the examples, 8 bytes each, counts with the data set; a copy of the
+            weights for `patience`, and what callbacks keep, come on top.
         update: with "during backward", each parameter is updated as soon as its gradient is
             complete, which is then freed: gradients never exist together. Needs `memory`, and an
             optimiser without `clip_norm`.
@@ -202,6 +204,16 @@ def _plan(
     from thriftgrad.memory import plan as make_plan
 
     if isinstance(memory, Plan):
+        if update not in ("after backward", memory.chain.update):
+            raise ConfigError(
+                f"update = {update!r} with a plan for updates {memory.chain.update}; pass update to "
+                f"memory.plan(...)"
+            )
+        if len(memory.chain) != len(model.stages()):
+            raise ConfigError(
+                f"memory is a plan for a chain of {len(memory.chain)} stages and the model has "
+                f"{len(model.stages())}; make it from this model, by memory.plan(model, x, y, ...)"
+            )
         return memory
     x, y = next(iter(batches(*train, size=batch_size)))
     with _training(model), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -226,8 +238,9 @@ def _epoch(
     """Make the steps of one epoch; return mean loss, accuracy and the last learning rate."""
     total = right = rate = 0.0
     seen = 0
-    for number, (x, y) in enumerate(loader, start=1):
-        state.step = number
+    state.step = 0
+    for x, y in loader:  # enumerate would hold a batch while the next one is made
+        state.step += 1
         rate = state.optimizer.lr
         try:
             state.loss, hits = step(x, y)
@@ -239,7 +252,7 @@ def _epoch(
                 else "The weights are those from before this step"
             )
             raise NonFiniteError(
-                f"epoch {state.epoch}, step {number} of {state.steps}: {error}. {weights}; try a "
+                f"epoch {state.epoch}, step {state.step} of {state.steps}: {error}. {weights}; try a "
                 f"lower learning rate than {rate:g} or clip_norm= in the optimiser, and look for "
                 f"NaN, infinity or unscaled values in the data"
             ) from None
@@ -247,6 +260,7 @@ def _epoch(
         right += hits
         seen += len(x)
         state.mean_loss = total / seen
+        del x, y
         for callback in watching:
             callback.on_step_end(state)
     return total / seen, right / seen, rate

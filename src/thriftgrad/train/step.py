@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def _plain(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
             objective.backward()
             _check_gradients(parameters, value)
         optimizer.step()
-        optimizer.zero_grad()
+        _let_go(parameters)
         return value, count_right(outputs, y)
 
     return step
@@ -59,21 +60,15 @@ def _planned(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan) -> Ste
     trained = {id(parameter) for parameter in optimizer.parameters}
     during = plan.chain.update == "during backward"
     value = right = math.nan
-    applied = False
 
     def apply(parameter: Any) -> None:
-        nonlocal applied
         if id(parameter) in trained:
             _check_gradients([(names[id(parameter)], parameter)], value)
             optimizer.apply(parameter)
-            applied = True
 
     run = executor(plan.schedule, stages_of(model), apply=apply if during else None)
 
     def step(x: Array, y: Array) -> tuple[float, float]:
-        nonlocal applied
-        applied = False
-
         def objective(outputs: Any) -> Tensor:
             nonlocal value, right
             result, value = _objective(loss, model, x, y, outputs)
@@ -83,13 +78,17 @@ def _planned(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan) -> Ste
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             try:
                 run(x, objective)
-                if not during:
+                if during:
+                    optimizer.end_step()
+                else:
                     _check_gradients(parameters, value)
                     optimizer.step()
-            finally:
-                optimizer.zero_grad()
-                if applied:  # however it ended, what was updated was a step
+            except BaseException:
+                with suppress(ConfigError):  # what was updated, if anything, was a step
                     optimizer.end_step()
+                raise
+            finally:
+                _let_go(parameters)
         return value, right
 
     return step
@@ -113,6 +112,12 @@ def _objective(loss: Loss, model: Module, x: Array, y: Array, outputs: Any) -> t
     if not math.isfinite(value):
         raise NonFiniteError(f"the loss is {value}: {where(model, x, outputs)}")
     return objective, value
+
+
+def _let_go(parameters: list[tuple[str, Any]]) -> None:
+    """Drop all gradients, those of parameters that the optimiser does not hold included."""
+    for _, parameter in parameters:
+        parameter.grad = None
 
 
 def _check_gradients(parameters: list[tuple[str, Any]], value: float) -> None:

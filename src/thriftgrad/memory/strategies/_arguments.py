@@ -2,6 +2,7 @@
 
 from math import inf
 from numbers import Integral, Real
+from reprlib import repr as short
 
 from thriftgrad.errors import ConfigError
 
@@ -14,7 +15,7 @@ def whole(call: str, name: str, given: object, low: int) -> int:
     """
     if isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= low:
         return int(given)
-    raise ConfigError(f"{call}: {name} = {given!r}; expected a whole number of at least {low}")
+    raise ConfigError(f"{call}: {name} = {short(given)}; expected a whole number of at least {low}")
 
 
 def price(call: str, name: str, given: object) -> float:
@@ -25,4 +26,4 @@ def price(call: str, name: str, given: object) -> float:
     """
     if isinstance(given, Real) and not isinstance(given, bool) and 0 <= float(given) < inf:
         return float(given)
-    raise ConfigError(f"{call}: {name} = {given!r}; expected seconds, a finite number >= 0")
+    raise ConfigError(f"{call}: {name} = {short(given)}; expected seconds, a finite number >= 0")

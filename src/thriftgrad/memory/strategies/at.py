@@ -1,6 +1,7 @@
 """Checkpoints where the person says."""
 
 from operator import index
+from reprlib import repr as short
 
 from thriftgrad.errors import ConfigError
 from thriftgrad.memory.schedule import Schedule, Strategy
@@ -34,7 +35,7 @@ def at(*indices: int) -> Strategy:
         )
     for given in indices:
         if not hasattr(given, "__index__") or isinstance(given, bool):
-            raise ConfigError(f"at(...): {given!r} is not the index of a stage; expected an int")
+            raise ConfigError(f"at(...): {short(given)} is not the index of a stage; expected an int")
     places = [index(given) for given in indices]
     call = f"at({', '.join(map(str, places))})"
 

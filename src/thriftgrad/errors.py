@@ -77,3 +77,7 @@ class ReplayError(ThriftgradError, RuntimeError):
 
 class SpillError(ThriftgradError, OSError):
     """An activation on disk that could not be written, or is not what was written."""
+
+
+class RecordError(ThriftgradError, TypeError):
+    """A function that cannot be recorded: what it does depends on the entries of its arrays."""

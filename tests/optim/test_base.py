@@ -192,6 +192,34 @@ def test_apply_is_hard_to_misuse():
         SGD(some, 0.1, clip_norm=1.0).apply(some[0])
 
 
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=0.1, momentum=0.9), lambda p: AdamW(p)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pieces_of_a_large_parameter_are_updated_to_the_same_bits(make, order):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(301, 257)).astype(np.float32)  # no whole number of pieces
+    gradients = rng.normal(size=(3, 301, 257)).astype(np.float32)
+
+    def trained(in_pieces):
+        parameter = Parameter(np.array(start, order=order), name="w")
+        optimizer = make([parameter])
+        seen = []
+        rule = optimizer.update
+        optimizer.elementwise = in_pieces
+        optimizer.update = lambda value, *rest: seen.append(value.size) or rule(value, *rest)
+        for gradient in gradients:
+            parameter.grad = np.array(gradient, order=order)
+            optimizer.step()
+        return parameter.value, optimizer.state[0], seen
+
+    value, state, seen = trained(in_pieces=True)
+    expected, expected_state, _ = trained(in_pieces=False)
+    assert sum(seen) == 3 * start.size
+    assert (max(seen) < start.size) == (order == "C")
+    np.testing.assert_array_equal(value, expected)
+    for key, array in expected_state.items():
+        np.testing.assert_array_equal(state[key], array)
+
+
 def test_step_skips_parameters_without_gradient():
     some = parameters()
     before = values(some)

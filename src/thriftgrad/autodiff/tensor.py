@@ -275,6 +275,8 @@ class Tensor:
                 "backward() on a tensor that was computed outside of the function that compile records; "
                 "compute it inside"
             )
+        if recorder is not None:
+            recorder.check_tape(self.node)
         gradients = sweep([(self.node, gradient)], retain=retain)
         if recorder is not None:
             for leaf, g in gradients.items():
@@ -657,7 +659,8 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     if type(rule) is not Rule:
         if type(rule) is Composed:
             return rule.definition(*args, **kwargs)
-        return function(*map(_strip, args), **{name: _strip(v) for name, v in kwargs.items()})
+        # By a list: a tuple that is made of an iterator is one more in Python's store of spare tuples.
+        return function(*[_strip(a) for a in args], **{n: _strip(v) for n, v in kwargs.items()})
     ready = rule.ready
     floor = _floor.get()
     if (
@@ -814,7 +817,7 @@ def evaluate(
     if type(rule) is not Rule:
         rule = lookup(key)  # a table that comes late, a constant, or an error
         if type(rule) is not Rule:
-            return function(*map(_strip, args))
+            return function(*[_strip(a) for a in args])
     floor = _floor.get()
     values: Sequence[Any]
     # The level that records, and a bit for each argument that is at it. Calls of one or two

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from thriftgrad.autodiff import Parameter, defvjp, primitive
+from thriftgrad.autodiff.recording import uniform
 from thriftgrad.errors import ConfigError, DataError
 from thriftgrad.nn.init import Init, Rng, generator, glorot_uniform, zeros
 from thriftgrad.nn.module import Module
@@ -164,7 +165,7 @@ class Dropout(Module):
         """Return x with some entries dropped, or x itself in evaluation."""
         if not self.training or self.rate == 0:
             return x
-        keep = self.rng.random(np.shape(x), dtype=np.float32) >= self.rate
+        keep = uniform(self.rng, np.shape(x), np.float32) >= self.rate
         return _kept(x, keep, 1 / (1 - self.rate))
 
     def _describe(self) -> str:

@@ -6,12 +6,14 @@ with its size.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from thriftgrad.autodiff import defvjp, primitive
+from thriftgrad.autodiff.recording import require
 from thriftgrad.errors import DataError
 from thriftgrad.nn.activations import as_floating, softmax
 
@@ -170,7 +172,12 @@ def _are_rows(labels: Array, logits: Array) -> bool:
 
 def _at(labels: Array) -> tuple[Array, ...]:
     """Return the index that picks from each row of logits the entry that its label names."""
-    return (*np.indices(labels.shape, sparse=True), labels)
+    return (*_places(labels.shape), labels)
+
+
+@lru_cache(maxsize=16)
+def _places(shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return np.indices(shape, sparse=True)
 
 
 def _checked(logits: Array, labels: Array, name: str) -> tuple[Array, Array]:
@@ -192,24 +199,36 @@ def _checked(logits: Array, labels: Array, name: str) -> tuple[Array, Array]:
             f"{name}: labels of shape {labels.shape} have dtype {labels.dtype}; a label is an "
             f"integer: labels.astype(int) if that is what these mean"
         )
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        outside = labels[(labels < 0) | (labels >= classes)]
-        raise DataError(
-            f"{name}: {outside.size} of {labels.size} labels lie outside 0..{classes - 1}, the "
-            f"first is {outside.flat[0]}; logits of shape {logits.shape} are for {classes} classes"
-        )
+    if labels.size:
+        inside = np.logical_and(np.min(labels) >= 0, np.max(labels) < classes)
+        require(inside, _labels_outside, labels, logits.shape, name)
     return logits, labels
+
+
+def _labels_outside(labels: Array, shape: tuple[int, ...], name: str) -> DataError:
+    """Return what is said of labels that are no class."""
+    classes = shape[-1]
+    outside = labels[(labels < 0) | (labels >= classes)]
+    return DataError(
+        f"{name}: {outside.size} of {labels.size} labels lie outside 0..{classes - 1}, the "
+        f"first is {outside.flat[0]}; logits of shape {shape} are for {classes} classes"
+    )
 
 
 def _checked_rows(labels: Array, name: str) -> Array:
     sums = np.sum(labels, axis=-1, dtype=np.float64)
-    if not (np.all(labels >= 0) and np.all(np.abs(sums - 1) < 1e-3)):
-        raise DataError(
-            f"{name}: labels of the shape of the logits, {labels.shape}, are read as one row of "
-            f"probabilities per example: non-negative numbers that sum to 1. These go down to "
-            f"{labels.min():.4g} and the sums from {sums.min():.4g} to {sums.max():.4g}"
-        )
+    fine = np.logical_and(np.all(labels >= 0), np.all(np.abs(sums - 1) < 1e-3))
+    require(fine, _not_probabilities, labels, sums, name)
     return labels
+
+
+def _not_probabilities(labels: Array, sums: Array, name: str) -> DataError:
+    """Return what is said of rows that are no probabilities."""
+    return DataError(
+        f"{name}: labels of the shape of the logits, {labels.shape}, are read as one row of "
+        f"probabilities per example: non-negative numbers that sum to 1. These go down to "
+        f"{labels.min():.4g} and the sums from {sums.min():.4g} to {sums.max():.4g}"
+    )
 
 
 def _check_pair(predictions: Array, targets: Array, name: str) -> None:

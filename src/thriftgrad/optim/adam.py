@@ -48,6 +48,7 @@ class Adam(Optimizer):
     """
 
     hyperparameters = ("betas", "eps", "weight_decay")
+    elementwise = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class SGD(Optimizer):
     """
 
     hyperparameters = ("momentum", "nesterov", "weight_decay")
+    elementwise = True
 
     def __init__(
         self,

@@ -31,11 +31,13 @@ import numpy as np
 from numpy._core import umath
 
 from thriftgrad.autodiff.adjoint import Array
+from thriftgrad.autodiff.recording import whole
 from thriftgrad.autodiff.registry import defvjp
 from thriftgrad.autodiff.tensor import cast, primitive
 
 
 @primitive
+@whole
 def chosen(x: Array, mask: Array) -> Array:
     """Return `np.where(mask, x, 0)`, on large arrays in a tenth of the time.
 
@@ -279,6 +281,11 @@ def _behind(x: Array, ans: Array) -> Array:
 def _over_one_plus_square(g: Array, x: Array) -> Array:
     if _is_complex(x):
         return g / (1 + 1j * x) / (1 - 1j * x)
+    return _over_real_one_plus_square(g, x)
+
+
+@whole
+def _over_real_one_plus_square(g: Array, x: Array) -> Array:
     with np.errstate(over="ignore"):
         squared = 1 + x * x
     if _in_range(squared):
@@ -308,6 +315,11 @@ def _cosine_of_arcsine(x: Array) -> Array:
 
 def _over_squares(x: Array, y: Array) -> Array:
     """Return x/(x² + y²), and 0 at (0, 0), although a square may be too large or small for a number."""
+    return _over_squares_in_range(x, y)
+
+
+@whole
+def _over_squares_in_range(x: Array, y: Array) -> Array:
     if _is_real(x) and _is_real(y):
         with np.errstate(over="ignore", under="ignore"):
             squared = x * x + y * y

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array
+from thriftgrad.autodiff.recording import whole
 from thriftgrad.autodiff.registry import defvjp
 from thriftgrad.autodiff.tensor import primitive
 
@@ -13,12 +14,28 @@ from thriftgrad.autodiff.tensor import primitive
 @primitive
 def scatter(values: Array, index: Any, shape: tuple[int, ...]) -> Array:
     """Return zeros of `shape` with `values` added at `index`; repeated indices add up."""
+    known = all(_is_known(part) for part in (index if isinstance(index, tuple) else (index,)))
+    return (_scattered if known else _scattered_whole)(values, index, shape)
+
+
+def _scattered(values: Array, index: Any, shape: tuple[int, ...]) -> Array:
     result = np.zeros_like(values, shape=shape)
     if _repeats(index) and not _distinct(index, shape):
         np.add.at(result, index, values)
     else:
         result[index] = values
     return result
+
+
+@whole
+def _scattered_whole(values: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    # A recorder cannot look at an index that is another one in the next run.
+    return _scattered(values, index, shape)
+
+
+def _is_known(part: Any) -> bool:
+    """Tell whether a part of an index is what it is, and does not stand for something."""
+    return isinstance(part, np.ndarray) or not hasattr(part, "__array_ufunc__")
 
 
 _BASIC = (int, np.integer, slice, type(None), type(Ellipsis))

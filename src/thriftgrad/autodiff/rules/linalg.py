@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array, unbroadcast
+from thriftgrad.autodiff.recording import whole
 from thriftgrad.autodiff.registry import constant, defvjp, refuse
 from thriftgrad.autodiff.rules.contraction import _left, _matmul_left, _matmul_right, _pairs, _right
 from thriftgrad.autodiff.rules.indexing import scatter
@@ -279,6 +280,11 @@ def _cofactors(a: Array, det: Array) -> Array:
     That also holds to rounding errors where A is nearly singular, as both factors come from the same
     pivots: G. Stewart, "On the adjugate matrix" (1998). A pivot that is exactly 0 needs another way.
     """
+    return _cofactors_by_case(a, det)
+
+
+@whole
+def _cofactors_by_case(a: Array, det: Array) -> Array:
     singular = det == 0
     if not np.any(singular):
         return _each(det) * _t(np.linalg.inv(a))

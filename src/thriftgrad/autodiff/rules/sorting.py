@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff.adjoint import Array
+from thriftgrad.autodiff.recording import whole
 from thriftgrad.autodiff.registry import constant, defvjp, refuse
 from thriftgrad.autodiff.rules.indexing import scatter
 from thriftgrad.autodiff.tensor import primitive
@@ -30,6 +31,7 @@ def _if_known(function: Callable[..., Any], *names: str) -> list[str]:
 
 
 @primitive
+@whole
 def stable_order(a: Array, axis: int) -> Any:
     """Return `np.argsort(a, axis, kind="stable")`.
 

@@ -1,0 +1,255 @@
+"""What a recorded function looks up: settings, switches and other objects outside of it.
+
+A recording holds for the values that these had. They are found where a Python function can get at them:
+in its closure, its defaults, the globals that it names, the object it is bound to, its arguments, and in
+whatever these hold. At every run they are compared, numbers and texts by value, all else by identity. An
+object says in `live_in_programs` which of its attributes a program asks for anew and need not be compared.
+
+Libraries are taken to keep nothing in their globals that changes, and classes to stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from operator import is_, itemgetter
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from thriftgrad.autodiff import Tensor
+from thriftgrad.compile.record import StandIn
+from thriftgrad.errors import RecordError
+
+MOST = 10_000
+LONGEST = 1_000
+
+
+class Surroundings:
+    """What a function can look up, as it is now."""
+
+    def __init__(self, *roots: Any) -> None:
+        self._places: list[_Place] = []
+        seen: dict[
+            int, Any
+        ] = {}  # the objects themselves, as an id means something while one lives
+        queue = list(roots)
+        for each in queue:
+            if id(each) in seen or isinstance(each, _NOTHING_INSIDE):
+                continue
+            seen[id(each)] = each
+            if len(seen) > MOST:
+                warnings.warn(
+                    f"a compiled function reaches more than {MOST:,} objects; a change of those beyond "
+                    f"is not noticed",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+                break
+            for place in _places(each):
+                self._places.append(place)
+                queue += place.values
+            queue += _parts(each)
+
+    def same(self) -> bool:
+        """Tell whether all is as it was."""
+        for place in self._places:
+            try:
+                now = place.read(place.owner)
+            except (LookupError, AttributeError, ValueError):
+                return False
+            if len(now) != len(place.values):
+                return False
+            if not all(map(is_, now, place.values)) and not _all_equal(now, place.values):
+                return False
+            if place.size is not None and len(place.owner) != place.size:
+                return False
+        return True
+
+    def check_unchanged(self) -> None:
+        """Refuse a function that has changed something, as a run of its program would not.
+
+        Raises:
+            RecordError: it has; all is as it was before.
+        """
+        for place in self._places:
+            changed = place.changed()
+            if changed is not None:
+                self.restore()
+                raise RecordError(
+                    f"a function that is compiled changes {changed}, which runs of the program would not; "
+                    f"return the value and keep it outside"
+                )
+
+    def restore(self) -> None:
+        """Make all as it was."""
+        for place in self._places:
+            place.restore()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Some values that an owner holds, and how to read and write them."""
+
+    owner: Any
+    names: Sequence[Any]
+    values: tuple[Any, ...]
+    read: Callable[[Any], Any]
+    kind: str
+    size: int | None = None
+
+    def changed(self) -> str | None:
+        """Return what has changed, in words, or None."""
+        try:
+            now = tuple(self.read(self.owner))
+        except (LookupError, AttributeError, ValueError):
+            return f"what is in a {type(self.owner).__name__}"
+        for name, a, b in zip(self.names, now, self.values, strict=False):
+            if a is not b and not _all_equal((a,), (b,)):
+                return f"{self.kind} {name!r}"
+        if self.kind == "a list" and len(now) != len(self.values):
+            return "the length of a list"
+        if self.size is not None and len(self.owner) != self.size:
+            for name, value in self.owner.items():
+                inner = value.value if isinstance(value, Tensor) else value
+                if name not in self.names and isinstance(inner, StandIn):
+                    return f"{self.kind} {name!r}"
+        return None
+
+    def restore(self) -> None:
+        if isinstance(self.owner, tuple):
+            for cell, value in zip(self.owner, self.values, strict=True):
+                cell.cell_contents = value
+        elif isinstance(self.owner, list):
+            self.owner[:] = self.values
+        elif isinstance(self.owner, dict):
+            self.owner.update(zip(self.names, self.values, strict=True))
+        else:
+            for name, value in zip(self.names, self.values, strict=True):
+                setattr(self.owner, name, value)
+
+
+_NOTHING_INSIDE = (
+    *(str, bytes, int, float, complex, type(None), type, ModuleType, CodeType),
+    *(np.ndarray, np.generic, np.ufunc, np.dtype, np.random.Generator, Tensor),
+)
+
+
+def _places(each: Any) -> Iterator[_Place]:
+    """Yield where `each` holds values that may become other ones."""
+    if isinstance(each, dict):
+        yield from _of_dict(each, tuple(each), "the key", len(each))
+    elif isinstance(each, list):
+        if len(each) <= LONGEST:
+            yield _Place(each, range(len(each)), tuple(each), _contents, "a list")
+    elif isinstance(each, FunctionType):
+        if not _is_library(each.__module__):
+            cells = _cells(each)
+            if cells:
+                values = tuple(_contents_of_cells(tuple(cells.values())))
+                owner = tuple(cells.values())
+                yield _Place(owner, tuple(cells), values, _contents_of_cells, "the variable")
+            names = tuple(n for n in sorted(_named(each.__code__)) if n in each.__globals__)
+            if names:
+                yield from _of_dict(each.__globals__, names, "the global")
+    elif not _is_base(type(each)):
+        live = getattr(type(each), "live_in_programs", ())
+        attributes = getattr(each, "__dict__", None)
+        if isinstance(attributes, dict):
+            names = tuple(n for n in attributes if n not in live)
+            yield from _of_dict(attributes, names, "the attribute", len(attributes))
+        slots = tuple(n for n in _slots(type(each)) if hasattr(each, n))
+        if slots:
+            values = tuple(getattr(each, name) for name in slots)
+            yield _Place(each, slots, values, partial(_attributes, slots), "the attribute")
+
+
+def _of_dict(
+    owner: dict[Any, Any], names: tuple[Any, ...], kind: str, size: int | None = None
+) -> Iterator[_Place]:
+    values = tuple(map(owner.__getitem__, names))
+    read = itemgetter(*names) if len(names) > 1 else partial(_entries, names)
+    yield _Place(owner, names, values, read, kind, size)
+
+
+def _entries(names: Sequence[Any], owner: dict[Any, Any]) -> Any:
+    return [owner[name] for name in names]
+
+
+def _attributes(names: Sequence[str], owner: Any) -> Any:
+    return [getattr(owner, name) for name in names]
+
+
+def _contents(owner: list[Any]) -> Any:
+    return owner
+
+
+def _cells(function: FunctionType) -> dict[str, CellType]:
+    """Return the closure of a function, without names that are bound later."""
+    cells = {}
+    for cell, name in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True):
+        with suppress(ValueError):
+            _ = cell.cell_contents
+            cells[name] = cell
+    return cells
+
+
+def _contents_of_cells(owner: tuple[CellType, ...]) -> Any:
+    return [cell.cell_contents for cell in owner]
+
+
+def _parts(each: Any) -> list[Any]:
+    """Return what `each` holds for good."""
+    if isinstance(each, tuple | set | frozenset):
+        return list(each) if len(each) <= LONGEST else []
+    if isinstance(each, partial):
+        return [each.func, *each.args, *each.keywords.values()]
+    if isinstance(each, MethodType):
+        return [each.__func__, each.__self__]
+    if isinstance(each, FunctionType):
+        given = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+        cells = _contents_of_cells(tuple(_cells(each).values()))
+        return [*given, *cells, *vars(each).values()]
+    call = type(each).__call__ if callable(each) else None
+    return [call] if isinstance(call, FunctionType) else []
+
+
+def _named(code: CodeType) -> set[str]:
+    """Return the names that a function looks up, those in functions inside it included."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_named, inner))
+
+
+def _all_equal(now: Any, then: Sequence[Any]) -> bool:
+    return len(now) == len(then) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _COMPARED) and a == b)
+        for a, b in zip(now, then, strict=True)
+    )
+
+
+_COMPARED = (str, bytes, int, float, complex)
+
+
+def _slots(kind: type) -> list[str]:
+    declared = [vars(each).get("__slots__", ()) for each in kind.__mro__]
+    names = [name for s in declared for name in ([s] if isinstance(s, str) else s)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _is_library(module: str | None) -> bool:
+    root = (module or "").partition(".")[0]
+    if root in ("numpy", "scipy", "thriftgrad") or root in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _is_base(kind: type) -> bool:
+    """Tell whether objects of this kind lead far, and to nothing of the person's: locks, files, ..."""
+    root = kind.__module__.partition(".")[0]
+    return (root in sys.stdlib_module_names or root == "numpy") and kind is not SimpleNamespace

@@ -185,6 +185,7 @@ def test_links_between_pages_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     made = {f"reference/{room}.md" for room in site.rooms()}
     made |= {f"schedules/{name}.svg" for name in load("pictures").NAMES}
+    made |= {f"seen/{name}" for name in load("seen").NAMES}
     for target in re.findall(
         r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]+`", "`", text, flags=re.S)
     ):
@@ -206,6 +207,8 @@ def test_every_page_is_in_the_navigation():
 def test_every_picture_is_shown():
     text = (DOCS / "schedules.md").read_text(encoding="utf-8")
     assert set(re.findall(r"schedules/(\w+)\.svg", text)) == set(load("pictures").NAMES)
+    text = (DOCS / "seen.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(seen/([\w.]+)\)", text)) == set(load("seen").NAMES)
 
 
 def test_a_timetable_is_drawn_from_the_schedule():

@@ -116,6 +116,14 @@ def test_the_picture_in_characters_has_the_budget_and_the_phases() -> None:
     assert all(len(line) <= 70 for line in picture[:9])
 
 
+def test_a_notebook_shows_table_and_picture() -> None:
+    plan = planned("sqrt")
+    shown = plan._repr_html_()
+    assert shown.startswith("<pre>sqrt: 17 stages")
+    assert "┤" in shown
+    assert repr(plan) == str(plan)
+
+
 def test_drawing_shows_the_measured_line_and_refuses_that_of_another_plan(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib")
     model = network()

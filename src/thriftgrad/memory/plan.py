@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def _whole(given: Any) -> int | None:
     return int(given) if isinstance(given, int | np.integer) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A schedule for a measured chain, and all that is known of it beforehand.
 
@@ -222,6 +223,11 @@ class Plan:
             f"plain one; {self._recomputed()} of {len(self.chain)} stages run again"
         )
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}\n\n{escape(self.text())}</pre>"
 
     def explain(self) -> str:
         """Say in words what is kept, what is recomputed how often, and what other budgets would buy."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from thriftgrad.plots._style import COLOURS, FAINT, INK, LABEL_SIZE, colour_map, new_figure, plain
+from thriftgrad.plots._style import COLOURS, FAINT, INK, LABEL_SIZE, colour_map, lone_figure, plain
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ class Board:
         self.names = names
         self.epochs = epochs
         wide = len(images) > 0
-        self.figure = new_figure(10.0 if wide else 4.6, 5.2)
+        self.figure = lone_figure(10.0 if wide else 4.6, 5.2)
         self.figure.set_layout_engine("none")
         self.canvas: Any = FigureCanvasAgg(self.figure)
         width = 0.28 if wide else 0.62
@@ -151,7 +151,7 @@ class _Panel:
             for colour, width in ((TRAINING, 1.2), (VALIDATION, 1.8))
         ]
         self.ends = [
-            axes.plot([], [], "o", color=colour, markersize=4.5, animated=True)[0]
+            axes.plot([], [], "o", color=colour, markersize=4.5, clip_on=False, animated=True)[0]
             for colour in (TRAINING, VALIDATION)
         ]
         self.texts = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thriftgrad.errors import MissingExtraError
@@ -48,18 +50,38 @@ def colour_map(kind: str) -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Return a figure of so many inches, which a notebook shows below the cell that it is drawn in.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if "ipykernel" not in sys.modules:
+        return lone_figure(width, height)
+    with _matplotlib():
+        from matplotlib import pyplot
+    # Jupyter shows the figures that pyplot knows of when a cell has ended, and closes them.
+    return pyplot.figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def lone_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches that belongs to nobody: no window, no list of open figures.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
+    with _matplotlib():
         from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise MissingExtraError(
             "plots need matplotlib, which is not installed: pip install 'thriftgrad[plots]'"
         ) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:

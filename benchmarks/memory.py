@@ -116,6 +116,9 @@ def torch_step(layers: int, how: str, repeats: int) -> dict[str, float]:
     modules: list[Any] = []
     for _ in range(layers):
         modules += [torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh()]
+        # As thriftgrad's; by PyTorch's own, a signal dies out over 400 layers, and tiny numbers are slow.
+        torch.nn.init.xavier_uniform_(modules[-2].weight)
+        torch.nn.init.zeros_(modules[-2].bias)
     model = torch.nn.Sequential(*modules)
     x, y = torch.randn(BATCH, WIDTH), torch.zeros(BATCH, WIDTH)
     for parameter in model.parameters():
@@ -143,7 +146,7 @@ def autograd_step(layers: int, how: str, repeats: int) -> dict[str, float]:
     from autograd import checkpoint, grad
 
     rng = np.random.default_rng(0)
-    scale = WIDTH**-0.5
+    scale = WIDTH**-0.5  # as thriftgrad's
     weights = [
         rng.standard_normal((WIDTH, WIDTH), np.float32) * np.float32(scale) for _ in range(layers)
     ]
@@ -277,7 +280,9 @@ def mnist() -> None:
         accuracy = tg.train.evaluate(model, test, loss=loss).accuracy
         return min(history.seconds), accuracy, [p.value for p in model.parameters()]
 
-    print("\n784-100-30-10 sigmoid on MNIST, batch 100: every second layer's output kept, against all")
+    print(
+        "\n784-100-30-10 sigmoid on MNIST, batch 100: every second layer's output kept, against all"
+    )
     for blocks in (False, True):
         ratios = []
         for _ in range(ROUNDS):
@@ -305,7 +310,9 @@ def tiny() -> None:
 
 def limited() -> None:
     """Print how the plain step and the planned one fare under one RLIMIT_DATA."""
-    print("\nUnder RLIMIT_DATA of 400 MB beyond model and data: 200 layers, batch 8,192, 2 steps an epoch")
+    print(
+        "\nUnder RLIMIT_DATA of 400 MB beyond model and data: 200 layers, batch 8,192, 2 steps an epoch"
+    )
     for how in ("plain", "planned"):
         print(f"{how:8} {in_a_process('limited-child', how)}")
 

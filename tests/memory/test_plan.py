@@ -1,6 +1,7 @@
 """A plan keeps to its budget, says what it does, and is what `fit` then does."""
 
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_the_picture_in_characters_has_the_budget_and_the_phases() -> None:
     assert set(picture[8].split("└")[1]) <= set("frlb.")
     assert {"f", "l", "b", "r"} <= set(picture[8])
     assert all(len(line) <= 70 for line in picture[:9])
+
+
+def test_a_plan_with_a_disk_counts_its_measured_speed(monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys.modules["thriftgrad.memory.plan"], "bandwidth", lambda: (1.0, 2.0))
+    model = network()
+    stay = tg.memory.plan(model, X, Y, budget=tg.memory.two_level(2, 4), loss=tg.nn.mse)
+    assert stay.simulation.most_disk == 0  # at a second a byte, everything is faster than the disk
+    monkeypatch.setattr(sys.modules["thriftgrad.memory.plan"], "bandwidth", lambda: (1e-15, 1e-15))
+    go = tg.memory.plan(model, X, Y, budget=tg.memory.two_level(2, 4), loss=tg.nn.mse)
+    assert go.simulation.most_disk > 0
+    assert go.chain.write == 1e-15
+    assert go.seconds < stay.seconds
 
 
 def test_a_notebook_shows_table_and_picture() -> None:

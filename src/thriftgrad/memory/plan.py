@@ -19,6 +19,7 @@ from thriftgrad.memory.draw import LEGEND, letters_of, text_picture
 from thriftgrad.memory.meter import Measured
 from thriftgrad.memory.schedule import Kind, Schedule, Strategy
 from thriftgrad.memory.simulate import Simulation, simulate
+from thriftgrad.memory.spill import bandwidth
 from thriftgrad.memory.stages import Chain, Update
 from thriftgrad.memory.strategies import (
     at,
@@ -101,6 +102,11 @@ def plan(
             f"memory = {_called(strategy)} returned a {type(schedule).__name__} for a chain; expected "
             f"{_EXPECTED}"
         )
+    if any(action.kind is Kind.SPILL for action in schedule):
+        # Only now that a disk is to be used is it worth the time to see how fast it is.
+        write, read = bandwidth()
+        chain = replace(chain, write=write, read=read)
+        schedule = strategy(chain)
     return Plan(chain, schedule, limit)
 
 

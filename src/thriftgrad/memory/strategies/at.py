@@ -35,7 +35,9 @@ def at(*indices: int) -> Strategy:
         )
     for given in indices:
         if not hasattr(given, "__index__") or isinstance(given, bool):
-            raise ConfigError(f"at(...): {short(given)} is not the index of a stage; expected an int")
+            raise ConfigError(
+                f"at(...): {short(given)} is not the index of a stage; expected an int"
+            )
     places = [index(given) for given in indices]
     call = f"at({', '.join(map(str, places))})"
 

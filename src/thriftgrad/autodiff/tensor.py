@@ -49,6 +49,12 @@ _floor: ContextVar[int] = ContextVar("thriftgrad_floor", default=_CONSTANT)
 _open: ContextVar[tuple[int, ...]] = ContextVar("thriftgrad_open", default=())
 """The floors that `no_grad` contexts have set and not yet taken back."""
 
+
+def is_off() -> bool:
+    """Tell whether `no_grad` keeps parameters from recording here."""
+    return _floor.get() != _CONSTANT
+
+
 _accumulating = threading.Lock()
 _recorder = recording.active.get
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from thriftgrad import tree
 from thriftgrad.autodiff import Parameter, Tensor, recording
-from thriftgrad.autodiff.tensor import as_constant
+from thriftgrad.autodiff.tensor import as_constant, is_off
 from thriftgrad.compile.program import Input, simplified
 from thriftgrad.compile.record import Recorder, StandIn, record
 from thriftgrad.compile.source import Memory, Written, write
@@ -53,7 +53,9 @@ def compile(function: Callable[..., Any] | None = None, *, fallback: Fallback = 
 
     What may change from run to run without a new recording: the entries of arguments, parameters,
     gradients and an optimiser's state; learning rates and schedules; the draws of `nn.Dropout`. What
-    is computed from other arrays outside alone is computed while recording. An exception leaves the
+    is computed from other arrays outside alone is computed while recording; of these, the entries of
+    those up to 4 KiB are compared at every run, and larger ones are taken not to change. So are clocks,
+    files and `globals()`, which cannot be seen. An exception leaves the
     parameters as they were before the run or as they are after it; Ctrl-C alone may come in between, in
     the last calls of a run.
 
@@ -99,6 +101,8 @@ def compile(function: Callable[..., Any] | None = None, *, fallback: Fallback = 
 class Compiled:
     """A compiled function: see `compile`."""
 
+    live_in_programs = ("_programs", "_newest", "_eager")
+
     def __init__(self, function: Callable[..., Any], fallback: Fallback = "error") -> None:
         update_wrapper(self, function)
         self._function = function
@@ -114,7 +118,7 @@ class Compiled:
             return self._function(*args, **kwargs)
         with self._lock:
             leaves, structure = _flattened(args, kwargs)
-            key = structure, tuple(map(_layout, leaves))
+            key = structure, tuple(map(_layout, leaves)), _which_are_one(leaves), is_off()
             for replay in self._programs.get(key, ()):
                 if replay.fits():
                     self._newest = replay
@@ -236,6 +240,13 @@ class _Replay:
         self._arguments = [
             (i, position) for i, position in enumerate(self._positions) if position is not None
         ]
+        late = [
+            i
+            for i, e in enumerate(self._inputs)
+            if e.variable in recorder.read_late and not e.variable.number
+        ]
+        written = [i for i, each in enumerate(self._inputs) if each.final]
+        self._apart = [(i, j) for i in late if i not in written for j in written]
         self._alone = self._structure is None and len(self._kinds) == 1 == len(program.outputs)
         self._alone = self._alone and not self._given_gradients
 
@@ -261,6 +272,8 @@ class _Replay:
         for i, position in self._arguments:
             bound[i] = leaves[position]
         try:
+            for i, j in self._apart:
+                self._check_apart(i, j)
             results = self._call(*bound)
         except Exception:
             if vars(self._report).pop("called", False):
@@ -279,6 +292,15 @@ class _Replay:
         leaves.reverse()
         whole = [leaves.pop() if each is _MARK else each for each in self._leaves]
         return tree.unflatten(self._structure, whole)
+
+    def _check_apart(self, i: int, j: int) -> None:
+        """Refuse an array that the function looks at after a write, as the program has by then."""
+        read, written = self._bound[i], self._bound[j]
+        if isinstance(read, np.ndarray) and np.may_share_memory(read, written):
+            raise RecordError(
+                f"{self._inputs[i].name} shares memory with {self._inputs[j].name}, which the compiled "
+                f"function writes into before it reads the former; give it a copy"
+            )
 
     def _settle(self) -> None:
         """Do what goes with arrays that have been written into."""
@@ -323,7 +345,7 @@ def _objects_in(arguments: Any) -> list[Any]:
         arguments = list(arguments.values())
     if isinstance(arguments, list | tuple):
         return [found for each in arguments for found in _objects_in(each)]
-    return [arguments]
+    return [] if isinstance(arguments, np.ndarray) else [arguments]
 
 
 @contextmanager
@@ -369,6 +391,25 @@ def _flattened(args: Any, kwargs: Any) -> tuple[list[Any], Any]:
     return tree.flatten((args, kwargs))
 
 
+def _which_are_one(leaves: Sequence[Any]) -> Any:
+    """Return which arguments are one object, for a function that asks `x is y`."""
+    ids = list(map(id, leaves))
+    return len(set(ids)) < len(ids) and tuple(map(ids.index, ids))
+
+
+class _Object:
+    """What has settings of its own; it is equal to itself alone, whatever its class says of it."""
+
+    def __init__(self, it: Any) -> None:
+        self._it = it  # kept, as an id means something while an object lives
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Object) and other._it is self._it
+
+    def __hash__(self) -> int:
+        return id(self._it)
+
+
 def _layout(value: Any) -> Any:
     """Return what a program is recorded for, of an argument."""
     if type(value) is np.ndarray:
@@ -396,7 +437,8 @@ def _layout(value: Any) -> Any:
             f"a compiled function was given a {type(value).__name__}; expected arrays, numbers, what can "
             f"be compared by a hash, and trees of these"
         ) from None
-    return type(value), value
+    plain = type(value).__module__ == "builtins" and not callable(value)
+    return type(value), value if plain else _Object(value)
 
 
 def _standing(

@@ -189,9 +189,9 @@ def replaced(value: Any, change: Callable[[Variable], Any]) -> Any:
 # Calls that have no name in NumPy
 
 
-def converted(a: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def converted(a: Array, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "K") -> Array:
     """Return `a` repeated to `shape`, in `dtype`, as an array of its own."""
-    return np.broadcast_to(a, shape).astype(dtype)
+    return np.broadcast_to(a, shape).astype(dtype, order=order)
 
 
 def with_entries(a: Array, index: Any, value: Array) -> Array:
@@ -285,7 +285,8 @@ def _identity_of(call: Call) -> Variable | None:
             isinstance(x, Variable)
             and _is_one(y)
             and x.layout == call.result.layout
-            and x.number == call.result.number
+            and x.dtype.kind != "c"  # where (inf + 1j) * 1 is inf + nan j
+            and (x.number, x.scalar) == (call.result.number, call.result.scalar)
         ):
             return x
     if call.kind == "view" and isinstance(call.args[0], Variable):

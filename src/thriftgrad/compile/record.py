@@ -212,7 +212,7 @@ class StandIn:
 
     def copy(self, order: str = "C") -> Any:
         """Return an array of its own with these entries."""
-        return self.recorder.call(converted, (self, self.shape, self.dtype), {})
+        return self.recorder.call(converted, (self, self.shape, self.dtype, order), {})
 
     def fill(self, value: Any) -> None:
         """Write `value` everywhere."""
@@ -342,6 +342,9 @@ class Recorder:
         self.positions: dict[Variable, int] = {}
         self.errors: dict[str, Any] = {}
         self._standing: dict[int, tuple[Any, StandIn, Input]] = {}
+        self.read_late: set[Variable] = set()  # inputs, after a write into what is live
+        self._has_written = False
+        self._arguments: dict[int, StandIn] = {}
         self._gradients: dict[Any, Any] = {}
         self._before: dict[Any, StandIn | None] = {}
         self._holders: dict[Any, Any] = {}
@@ -368,6 +371,7 @@ class Recorder:
         """Let go of all arrays; stand-ins that were kept somewhere are of no use any more."""
         for kept in (
             self._standing,
+            self._arguments,
             self._gradients,
             self._before,
             self._generators,
@@ -405,10 +409,15 @@ class Recorder:
         """Return what stands for something that the person passes."""
         if isinstance(value, np.ndarray):
             # Nothing is written into it, so that the recording can work on the array itself.
-            value = value.view()
+            given, value = value, value.view()
             value.flags.writeable = False
+            known = self._arguments.get(id(given))
+            if known is not None:
+                return known  # one array twice is one stand-in, as `x is y` may be asked
         stand_in = self._live(value, None, name)
         self.positions[stand_in.variable] = position
+        if isinstance(value, np.ndarray):
+            self._arguments[id(given)] = stand_in
         return stand_in
 
     def outside(self, array: Array) -> StandIn:
@@ -500,7 +509,12 @@ class Recorder:
         self.calls.append(Call(recording.require, symbols, {"complaint": complaint}, (), "require"))
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Note what to do after each run."""
+        """Note what to do after each run, once."""
+        if any(_what(action) == _what(each) for each in self.after):
+            raise RecordError(
+                f"a function that is being recorded makes two steps of one optimiser{_place()}, and a run "
+                f"of its program counts steps at its end alone; compile one step, and call it twice"
+            )
         self.after.append(action)
 
     def whole(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -587,7 +601,7 @@ class Recorder:
         a.value[_plain(index)] = _plain(value)
         if not everything:
             self._rebind(a, with_entries, symbols)
-        elif isinstance(value, StandIn) and (value.shape, value.dtype) == (a.shape, a.dtype):
+        elif isinstance(value, StandIn) and value.variable.layout == a.variable.layout:
             self._bind(a, value.variable)
         else:
             self._rebind(a, converted, (symbols[2], a.shape, a.dtype))
@@ -620,10 +634,16 @@ class Recorder:
 
     def _rebind(self, a: StandIn, function: Any, symbols: Any, options: Any = None) -> None:
         new = self._variable(a.value)
+        if a.value.size and new.packed != a.value.strides:
+            # Its memory in a program has no gaps, on which it depends what is a view of it.
+            a.value = np.array(a.value, order="C")
+            new = self._variable(a.value)
+            self._sharing.setdefault(id(a.value), weakref.WeakSet()).add(a)
         self._append(Call(function, symbols, options or {}, (new,)))
         self._bind(a, new)
 
     def _bind(self, a: StandIn, new: Variable) -> None:
+        self._has_written |= any(a is known for _, known, _ in self._standing.values())
         a.variable = new
         a.changed = Node((), (), np.dtype(object)).number
 
@@ -695,6 +715,8 @@ class Recorder:
         errors: dict[str, Any] = {**np.geterr()}
         if errors != self.errors and call.kind == "call":
             call.errors = {k: v for k, v in errors.items() if v != self.errors[k]}
+        if self._has_written:
+            self.read_late.update(v.root for v in call.operands)
         self.calls.append(call)
 
     def _find_constant(self, call: Call, result: Any) -> None:
@@ -818,6 +840,10 @@ class _Alone:
 
     def __init__(self, leaf: Any) -> None:
         self.node = leaf
+
+
+def _what(action: Callable[[], None]) -> Any:
+    return (action.func, action.args) if isinstance(action, partial) else action
 
 
 def _plain(value: Any) -> Any:

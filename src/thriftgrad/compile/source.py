@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -93,6 +94,8 @@ class _Writer:
     def __init__(self, program: Program, name: str) -> None:
         self.program = program
         self.function = _identifier(name)
+        while self.function in _RESERVED:
+            self.function += "_"
         self.names: dict[Any, str] = {}
         self.taken: set[str] = {*_RESERVED, self.function}
         self.objects: dict[str, Any] = {}
@@ -202,7 +205,8 @@ class _Writer:
         if isinstance(value, Variable):
             return self._variable_name(value)
         if isinstance(value, np.dtype):
-            return f"np.{value.name}" if hasattr(np, value.name) else f"np.dtype({value.str!r})"
+            text = _dtype_text(value)
+            return f"np.{text}" if hasattr(np, text) else f"np.dtype({text!r})"
         if isinstance(value, type):
             if issubclass(value, np.generic):
                 return f"np.{value.__name__}"
@@ -245,7 +249,7 @@ class _Writer:
             label = re.sub(r"\W+", "_", f"{item:g}" if isinstance(item, float) else str(item))
             name = self.new_name(f"c{label.strip('_')}" if label[0] != "_" else f"minus{label}")
             text = _float_text(item) if isinstance(item, float | complex) else repr(item)
-            self.constants[key] = name, f"{name} = np.array({text}, {dtype.name!r})"
+            self.constants[key] = name, f"{name} = np.array({text}, {_dtype_text(dtype)!r})"
         return self.constants[key][0]
 
     def _object(self, value: Any) -> str:
@@ -371,7 +375,7 @@ class _Writer:
             if v.number:
                 parts.append(name)
             elif v in self.inputs:
-                parts.append(f"np.array({name})")
+                parts.append(f"np.array({name})[()]" if v.scalar else f"np.array({name})")
             else:
                 parts.append(f"{name}[()]" if v.scalar else f"{name}.copy()")
         return f"return {parts[0]}," if len(parts) == 1 else f"return {', '.join(parts) or '()'}"
@@ -429,7 +433,7 @@ class _Writer:
     def _array(self, buffer: Buffer) -> str:
         like = self.layouts[buffer]
         strides = "" if like.strides == like.c_strides else f", {like.strides}"
-        place = f"{buffer.offset}, {like.shape}, {like.dtype.name!r}{strides}"
+        place = f"{buffer.offset}, {like.shape}, {_dtype_text(like.dtype)!r}{strides}"
         return f"{buffer.name} = at({place})"
 
 
@@ -621,10 +625,17 @@ def report():
 
 
 def _identifier(wish: str) -> str:
-    name = re.sub(r"\W+", "_", wish).strip("_") or "value"
+    name = re.sub(r"\W+", "_", normalize("NFKC", wish)).strip("_")  # as Python reads names
+    if not f"_{name}".isidentifier():  # a letter to re, but none to Python
+        name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    name = name or "value"
     if keyword.iskeyword(name):
         return f"{name}_"
     return f"layer_{name}" if name[0].isdigit() else name
+
+
+def _dtype_text(dtype: np.dtype[Any]) -> str:
+    return dtype.name if dtype.isnative else dtype.str
 
 
 def _float_text(value: Any) -> str:

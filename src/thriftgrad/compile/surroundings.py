@@ -2,23 +2,37 @@
 
 A recording holds for the values that these had. They are found where a Python function can get at them:
 in its closure, its defaults, the globals that it names, the object it is bound to, its arguments, and in
-whatever these hold. At every run they are compared, numbers and texts by value, all else by identity. An
-object says in `live_in_programs` which of its attributes a program asks for anew and need not be compared.
+whatever these hold, classes and modules of the person's included. At every run they are compared: numbers,
+texts and small arrays by value, all else by identity. An object says in `live_in_programs` which of its
+attributes a program asks for anew and need not be compared.
 
-Libraries are taken to keep nothing in their globals that changes, and classes to stay as they are.
+Libraries are taken to keep nothing in their globals or classes that changes. What is in a large array may
+change where the program reads the array itself; what the function computes from its entries while it is
+recorded is computed once.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from operator import is_, itemgetter
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -27,7 +41,8 @@ from thriftgrad.compile.record import StandIn
 from thriftgrad.errors import RecordError
 
 MOST = 10_000
-LONGEST = 1_000
+SMALL = 4_096
+"""Bytes of an array whose entries are compared at every run; those of larger ones when recording only."""
 
 
 class Surroundings:
@@ -35,6 +50,7 @@ class Surroundings:
 
     def __init__(self, *roots: Any) -> None:
         self._places: list[_Place] = []
+        self._once: list[tuple[Callable[[], Any], Any, str]] = [_drawing(random._inst)]
         seen: dict[
             int, Any
         ] = {}  # the objects themselves, as an id means something while one lives
@@ -51,6 +67,16 @@ class Surroundings:
                     stacklevel=5,
                 )
                 break
+            if isinstance(each, Iterator) and type(each).__module__ in ("builtins", "itertools"):
+                raise RecordError(
+                    f"a function that is compiled can reach a {type(each).__name__}, which cannot be seen to "
+                    f"move on, and runs of the program would not move it; call next() outside, and pass "
+                    f"what it gives as an argument"
+                )
+            if isinstance(each, random.Random | np.random.RandomState):
+                self._once.append(_drawing(each))
+            elif isinstance(each, np.ndarray) and each.nbytes > SMALL:
+                self._once.append((partial(_sum_of, each), _sum_of(each), "entries of an array"))
             for place in _places(each):
                 self._places.append(place)
                 queue += place.values
@@ -77,8 +103,8 @@ class Surroundings:
         Raises:
             RecordError: it has; all is as it was before.
         """
-        for place in self._places:
-            changed = place.changed()
+        found = [what for read, then, what in self._once if read() != then]
+        for changed in (*found, *(place.changed() for place in self._places)):
             if changed is not None:
                 self.restore()
                 raise RecordError(
@@ -112,8 +138,8 @@ class _Place:
         for name, a, b in zip(self.names, now, self.values, strict=False):
             if a is not b and not _all_equal((a,), (b,)):
                 return f"{self.kind} {name!r}"
-        if self.kind == "a list" and len(now) != len(self.values):
-            return "the length of a list"
+        if self.size is None and len(now) != len(self.values):
+            return f"the length of {self.kind}"
         if self.size is not None and len(self.owner) != self.size:
             for name, value in self.owner.items():
                 inner = value.value if isinstance(value, Tensor) else value
@@ -122,11 +148,24 @@ class _Place:
         return None
 
     def restore(self) -> None:
-        if isinstance(self.owner, tuple):
+        with suppress(LookupError, AttributeError, ValueError):
+            now = self.read(self.owner)
+            if len(now) == len(self.values) and all(map(is_, now, self.values)):
+                return
+        if isinstance(self.owner, np.ndarray):
+            (entries,) = self.values
+            if entries != self.owner.tobytes():
+                then = np.frombuffer(entries, self.owner.dtype).reshape(self.owner.shape)
+                self.owner[...] = then
+        elif isinstance(self.owner, tuple):
             for cell, value in zip(self.owner, self.values, strict=True):
                 cell.cell_contents = value
-        elif isinstance(self.owner, list):
-            self.owner[:] = self.values
+        elif isinstance(self.owner, list | deque):
+            self.owner.clear()
+            self.owner.extend(self.values)
+        elif isinstance(self.owner, set):
+            self.owner.clear()
+            self.owner.update(self.values)
         elif isinstance(self.owner, dict):
             self.owner.update(zip(self.names, self.values, strict=True))
         else:
@@ -135,8 +174,8 @@ class _Place:
 
 
 _NOTHING_INSIDE = (
-    *(str, bytes, int, float, complex, type(None), type, ModuleType, CodeType),
-    *(np.ndarray, np.generic, np.ufunc, np.dtype, np.random.Generator, Tensor),
+    *(str, bytes, int, float, complex, type(None), ModuleType, CodeType),
+    *(np.generic, np.ufunc, np.dtype, np.random.Generator, Tensor),
 )
 
 
@@ -145,8 +184,18 @@ def _places(each: Any) -> Iterator[_Place]:
     if isinstance(each, dict):
         yield from _of_dict(each, tuple(each), "the key", len(each))
     elif isinstance(each, list):
-        if len(each) <= LONGEST:
-            yield _Place(each, range(len(each)), tuple(each), _contents, "a list")
+        yield _Place(each, range(len(each)), tuple(each), _contents, "a list")
+    elif isinstance(each, deque | set):
+        kind = f"a {type(each).__name__}"
+        yield _Place(each, range(len(each)), tuple(each), tuple, kind)
+    elif isinstance(each, np.ndarray):
+        if each.nbytes <= SMALL:
+            yield _Place(each, ("entries",), (each.tobytes(),), _entries_of, "an array's")
+    elif isinstance(each, type):
+        if not _is_library(each.__module__):
+            names = tuple(n for n in vars(each) if n not in _OF_EVERY_CLASS)
+            values = tuple(map(vars(each).__getitem__, names))
+            yield _Place(each, names, values, partial(_of_class, names), "the attribute")
     elif isinstance(each, FunctionType):
         if not _is_library(each.__module__):
             cells = _cells(each)
@@ -154,9 +203,10 @@ def _places(each: Any) -> Iterator[_Place]:
                 values = tuple(_contents_of_cells(tuple(cells.values())))
                 owner = tuple(cells.values())
                 yield _Place(owner, tuple(cells), values, _contents_of_cells, "the variable")
-            names = tuple(n for n in sorted(_named(each.__code__)) if n in each.__globals__)
-            if names:
-                yield from _of_dict(each.__globals__, names, "the global")
+            parts = ("__code__", "__defaults__", "__kwdefaults__")
+            values = tuple(_attributes(parts, each))
+            yield _Place(each, parts, values, partial(_attributes, parts), "the attribute")
+            yield from _of_globals(each, cells)
     elif not _is_base(type(each)):
         live = getattr(type(each), "live_in_programs", ())
         attributes = getattr(each, "__dict__", None)
@@ -167,6 +217,24 @@ def _places(each: Any) -> Iterator[_Place]:
         if slots:
             values = tuple(getattr(each, name) for name in slots)
             yield _Place(each, slots, values, partial(_attributes, slots), "the attribute")
+
+
+def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[_Place]:
+    """Yield the globals that a function names, and those of the person's modules that it names them of."""
+    wanted = sorted(_named(function.__code__))
+    scopes = [function.__globals__]
+    held = [*_contents_of_cells(tuple(cells.values())), *map(sys.modules.get, wanted)]
+    for scope in scopes:
+        names = tuple(n for n in wanted if n in scope)
+        if names:
+            yield from _of_dict(scope, names, "the global")
+        held += [scope[name] for name in names]
+        for module in held:
+            if isinstance(module, ModuleType) and not _is_library(module.__name__):
+                inner = vars(module)
+                if not any(inner is known for known in scopes):
+                    scopes.append(inner)
+        held.clear()
 
 
 def _of_dict(
@@ -189,6 +257,30 @@ def _contents(owner: list[Any]) -> Any:
     return owner
 
 
+def _entries_of(array: Any) -> Any:
+    return (array.tobytes(),)
+
+
+def _of_class(names: Sequence[str], owner: type) -> Any:
+    return [vars(owner)[name] for name in names]
+
+
+_OF_EVERY_CLASS = set(vars(type("_", (), {}))) | {"__annotations__", "_abc_impl"}
+
+
+def _sum_of(array: Any) -> int:
+    return crc32(np.ascontiguousarray(array).data.cast("B"))
+
+
+def _drawing(source: Any) -> tuple[Callable[[], Any], Any, str]:
+    """Return how to see whether a generator has drawn, and what it does then, in words."""
+
+    def state() -> Any:
+        return repr(source.getstate() if isinstance(source, random.Random) else source.get_state())
+
+    return state, state(), f"the state of a {type(source).__name__}, by draws"
+
+
 def _cells(function: FunctionType) -> dict[str, CellType]:
     """Return the closure of a function, without names that are bound later."""
     cells = {}
@@ -205,18 +297,29 @@ def _contents_of_cells(owner: tuple[CellType, ...]) -> Any:
 
 def _parts(each: Any) -> list[Any]:
     """Return what `each` holds for good."""
-    if isinstance(each, tuple | set | frozenset):
-        return list(each) if len(each) <= LONGEST else []
+    if isinstance(each, tuple | frozenset):
+        return list(each)
     if isinstance(each, partial):
-        return [each.func, *each.args, *each.keywords.values()]
+        return [each.func, *each.args, each.keywords]
+    if isinstance(each, property):
+        return [each.fget]
+    if isinstance(each, cached_property):
+        return [each.func]
+    if isinstance(each, staticmethod | classmethod):
+        return [each.__func__]
+    if isinstance(each, type):
+        return [base for base in each.__bases__ if not _is_library(base.__module__)]
     if isinstance(each, MethodType):
         return [each.__func__, each.__self__]
+    if isinstance(each, BuiltinMethodType):
+        return [each.__self__]
     if isinstance(each, FunctionType):
         given = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
         cells = _contents_of_cells(tuple(_cells(each).values()))
-        return [*given, *cells, *vars(each).values()]
+        return [*given, *cells, vars(each)]
     call = type(each).__call__ if callable(each) else None
-    return [call] if isinstance(call, FunctionType) else []
+    found = [call] if isinstance(call, FunctionType) else []
+    return [*found, type(each), getattr(each, "__wrapped__", None)]
 
 
 def _named(code: CodeType) -> set[str]:
@@ -252,4 +355,6 @@ def _is_library(module: str | None) -> bool:
 def _is_base(kind: type) -> bool:
     """Tell whether objects of this kind lead far, and to nothing of the person's: locks, files, ..."""
     root = kind.__module__.partition(".")[0]
-    return (root in sys.stdlib_module_names or root == "numpy") and kind is not SimpleNamespace
+    if kind is SimpleNamespace or root == "collections":  # UserDict, ChainMap
+        return False
+    return root in sys.stdlib_module_names or root == "numpy"

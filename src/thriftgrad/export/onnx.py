@@ -326,7 +326,11 @@ def _place(entry: Any) -> int:
 
 
 def _kind(result: Any) -> str:
-    return f"an array of shape {result.shape}" if hasattr(result, "shape") else f"a {type(result).__name__}"
+    return (
+        f"an array of shape {result.shape}"
+        if hasattr(result, "shape")
+        else f"a {type(result).__name__}"
+    )
 
 
 def _called(layer: Any) -> str:

@@ -298,7 +298,11 @@ def test_interrupted_from_the_keyboard(command, pictures, monkeypatch):
 
 
 def start(*arguments, **options):
-    code = "from thriftgrad.cli import main; main()"
+    # Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from thriftgrad.cli import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,

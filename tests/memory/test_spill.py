@@ -66,7 +66,9 @@ def test_the_folder_is_private_and_goes(tmp_path):
 )
 def test_a_program_that_ends_leaves_nothing(end, tmp_path):
     code = (
-        "import sys, numpy as np; from thriftgrad.memory.spill import Spill\n"
+        "import signal, sys, numpy as np; from thriftgrad.memory.spill import Spill\n"
+        # Where the tests run in the background, SIGINT is ignored, and what they start inherits that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "disk = Spill(sys.argv[1]); disk.write(0, np.zeros(9)); print(disk.folder.exists())\n" + end
     )
     run = subprocess.run(

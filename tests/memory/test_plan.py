@@ -102,9 +102,13 @@ def test_the_explanation_is_true_of_the_schedule() -> None:
     plan = planned("every:4", update="during backward")
     text = plan.explain()
     assert "the input and the outputs of stages 3, 7, 11 stay as checkpoints" in text
+    assert "Taped in the first pass: stage 16." in text
     assert "16 once; 0–15 twice" in text
     assert "The least possible is" in text
-    assert "Nothing is computed twice." in planned("all").explain()
+    everything = planned("all").explain()
+    assert "Nothing is computed twice." in everything
+    assert "Taped in the first pass: stages 0–16." in everything
+    assert "checkpoint" not in everything
 
 
 def test_the_picture_in_characters_has_the_budget_and_the_phases() -> None:

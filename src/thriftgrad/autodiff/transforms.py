@@ -14,8 +14,6 @@ from thriftgrad.autodiff.tape import Leaf, Node, reachable, sweep
 from thriftgrad.autodiff.tensor import Parameter, Tensor, as_differentiable, new_level, traced
 from thriftgrad.errors import ConfigError, DifferentiationError
 
-Pullback = Callable[[Any], Any]
-
 
 def vjp(
     function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False

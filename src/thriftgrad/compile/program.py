@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -327,13 +327,3 @@ def _key(value: Any) -> Any:
         return type(value), repr(value)  # which tells 0.0 and -0.0 apart
     hash(value)
     return type(value), value
-
-
-def last_uses(calls: Sequence[Call], ends: Iterable[Variable]) -> dict[Variable, int]:
-    """Return at which call each variable is used last; those at the ends, after the last call."""
-    last: dict[Variable, int] = {}
-    for i, call in enumerate(calls):
-        for variable in (*call.results, *call.operands):
-            last[variable] = i
-    last.update(dict.fromkeys(ends, len(calls)))
-    return last

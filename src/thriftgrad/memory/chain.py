@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from thriftgrad.autodiff.tape import Leaf, Node, reachable
 from thriftgrad.autodiff.tensor import Parameter, Tensor, new_level, no_grad
 from thriftgrad.errors import ConfigError, ReplayError
-from thriftgrad.memory.execute import Bound, Loss, Run, StageFunction, _readonly, owner
+from thriftgrad.memory.execute import Bound, Loss, Run, StageFunction, owner, readonly
 from thriftgrad.memory.stages import Chain, Stage, Update
 
 Array = NDArray[Any]
@@ -137,7 +137,7 @@ def stages_of(model: Any) -> tuple[StageFunction, ...]:
 def _check_composition(model: Any, bound: Bound, x: Array) -> None:
     """Refuse stages that are not the model: another one would be trained."""
     with _unchanged(bound.generators), no_grad():
-        whole = model(_readonly(x))
+        whole = model(readonly(x))
     if isinstance(whole, Tensor):
         whole = whole.value
     run = Run(bound, x, _no_loss, Counter(), None, _no_disk)

@@ -218,7 +218,7 @@ class Run:
         """Run stage k untaped."""
         x = self._state(k, "run stage", k)
         with no_grad():
-            y = self._call(k, traced(x, 0)[0] if self.tracked[k] else _readonly(x))
+            y = self._call(k, traced(x, 0)[0] if self.tracked[k] else readonly(x))
         self.states[k + 1] = self._plain(k, y)
 
     def tape(self, k: int) -> None:
@@ -317,7 +317,7 @@ class Run:
     def _recording(self, i: int, x: Array) -> tuple[Any, Node | None]:
         """Return x_i as what plain backpropagation would have there, and the node of a tensor."""
         if not self.tracked[i]:
-            return _readonly(x), None
+            return readonly(x), None
         tensor, _ = traced(x, 0)
         # A leaf would be given a copy of what a plain node is given as it is.
         tensor.node = entry = Node((), x.shape, x.dtype)
@@ -500,7 +500,7 @@ def buffers(node: Node, entry: Node | None = None) -> list[Any]:
     return list(found.values())
 
 
-def _readonly(x: Array) -> Array:
+def readonly(x: Array) -> Array:
     """Return a view of an array that a stage cannot write into: it may have to run on it again."""
     if not isinstance(x, np.ndarray):
         return x

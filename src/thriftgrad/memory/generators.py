@@ -66,7 +66,7 @@ def bit_generators(*roots: Any) -> list[np.random.BitGenerator]:
             )
             break
         else:
-            stack.extend(_inside(value))
+            stack.extend(inside(value))
     return list(found.values())
 
 
@@ -99,7 +99,7 @@ _NOTHING_INSIDE = {
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def inside(value: Any) -> Iterable[Any]:
     """Return what `value` holds, one step deep."""
     if isinstance(value, FunctionType):
         return _inside_function(value)

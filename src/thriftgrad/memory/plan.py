@@ -296,13 +296,17 @@ class Plan:
         return sum(runs > 1 for runs in self.simulation.runs)
 
     def _kept(self) -> list[str]:
-        first = {}
+        held, tapes = set(), set()  # when the loss is reached
         for action in self.schedule.actions:
             if action.kind is Kind.LOSS:
                 break
-            first[action.index] = action.kind
-        kept = sorted(k for k, kind in first.items() if kind is Kind.KEEP)
-        taped = sorted(k for k, kind in first.items() if kind is Kind.TAPE)
+            if action.kind is Kind.KEEP:
+                held.add(action.index)
+            elif action.kind is Kind.TAPE:
+                tapes.add(action.index)
+            elif action.kind in (Kind.DROP, Kind.ADVANCE):
+                held.discard(action.index)
+        kept, taped = sorted(held), sorted(tapes)
         sentences = []
         outputs = [k - 1 for k in kept if k]
         if kept:
@@ -311,7 +315,7 @@ class Plan:
                 parts.append(f"the output{'s' * (len(outputs) > 1)} of {_stages(outputs)}")
             sentences.append(f"On the way forward {' and '.join(parts)} stay as checkpoints.")
         if taped:
-            sentences.append(f"{_stages(taped).capitalize()} are taped in the first pass.")
+            sentences.append(f"Taped in the first pass: {_stages(taped)}.")
         spilled = sorted({a.index for a in self.schedule.actions if a.kind is Kind.SPILL})
         if spilled:
             sentences.append(f"To disk go the states {_ranges(spilled)}.")

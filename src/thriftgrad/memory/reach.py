@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from thriftgrad.autodiff import Parameter
-from thriftgrad.memory.generators import _inside
+from thriftgrad.memory.generators import inside
 
 
 def parameters_of(*roots: Any) -> list[Parameter]:
@@ -27,5 +27,5 @@ def parameters_of(*roots: Any) -> list[Parameter]:
         if isinstance(each, Parameter):
             found.append(each)
         else:
-            queue.extend(_inside(each))
+            queue.extend(inside(each))
     return found

@@ -219,3 +219,8 @@ def test_what_makes_a_strategy_is_not_one(maker: Any) -> None:
 def test_a_strategy_that_returns_no_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="returned a NoneType for a chain"):
         planned(lambda chain: None)
+
+
+def test_a_loss_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loss = 3; expected a function loss\(outputs, y\)"):
+        tg.memory.plan(network(1), X, Y, budget="all", loss=3)

@@ -68,7 +68,7 @@ def plan(
 
     Raises:
         BudgetError: no schedule keeps to the budget; the error's `least` is the least that would do.
-        ConfigError: `budget` is neither a size nor a strategy.
+        ConfigError: `budget` is neither a size nor a strategy, or `loss` cannot be called.
 
     Example:
         >>> import numpy as np, thriftgrad as tg
@@ -77,6 +77,10 @@ def plan(
         >>> plan.peak_bytes <= 1_500_000
         True
     """
+    if loss is not None and not callable(loss):
+        raise ConfigError(
+            f"loss = {loss!r}; expected a function loss(outputs, y) that returns a scalar, or None"
+        )
     strategy = strategy_for(budget)
     chain = costs.measure(model, x, loss=loss, y=y, optimizer=optimizer, update=update)
     limit = None if callable(budget) or names_strategy(budget) else budget_bytes(budget)

@@ -94,6 +94,20 @@ def test_sigmoid_keeps_its_digits_far_below_zero():
     np.testing.assert_allclose(nn.sigmoid(z), 1 / (1 + np.exp(-z.astype(float))), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sigmoid_far_out_is_0_and_1_without_a_warning(dtype):
+    z = np.array([-np.inf, -60_000, 60_000, np.inf, np.nan], dtype)
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_array_equal(nn.sigmoid(z), [0, 0, 1, 1, np.nan])
+
+
+def test_sigmoid_uses_the_range_of_float16():
+    z = np.linspace(-16, 0, 50).astype(np.float16)
+    exact = (1 / (1 + np.exp(-z.astype(float)))).astype(np.float16)
+    np.testing.assert_allclose(nn.sigmoid(z), exact, atol=6e-8, rtol=1e-3)
+    assert (nn.sigmoid(z) > 0).all()
+
+
 def test_relu_has_slope_zero_at_zero():
     assert tg.grad(nn.relu)(0.0) == 0.0
     assert tg.grad(nn.relu)(-0.0) == 0.0
@@ -163,3 +177,23 @@ def test_minus_infinity_masks_an_entry_out():
 def test_nan_is_passed_on():
     for function in ALL.values():
         assert np.isnan(function(np.array([np.nan, 1.0]))[0])
+
+
+@pytest.mark.parametrize("function", [nn.softmax, nn.log_softmax])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_short_rows_are_as_few(function, dtype):
+    x = 30 * np.random.default_rng(0).normal(size=(2050, 10)).astype(dtype)
+    g = np.random.default_rng(1).normal(size=x.shape).astype(dtype)
+
+    def value_and_slopes(x, g):
+        value, pull = tg.vjp(function)(x)
+        second = tg.grad(lambda x: np.sum(tg.vjp(function)(x)[1](g) * g))(x)
+        return value, pull(g), second
+
+    whole = value_and_slopes(x, g)
+    parts = [value_and_slopes(x[i : i + 50], g[i : i + 50]) for i in range(0, len(x), 50)]
+    for one, other in zip(whole, zip(*parts, strict=True), strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(
+            one, np.concatenate(other), rtol=1e-5 if dtype == np.float32 else 1e-12, atol=1e-5
+        )

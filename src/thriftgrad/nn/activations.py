@@ -42,9 +42,10 @@ defvjp(relu, x=lambda g, ans: g * (ans > 0))
 def sigmoid(x: Array) -> Array:
     """Return 1 / (1 + exp(−x)), the logistic function.
 
-    Evaluated as exp(min(x, 0)) / (1 + exp(−|x|)), which neither overflows nor cancels: values near
-    0 are right to the last digits, and log(sigmoid(x)) is of use down to x = −87 in float32. The
-    shorter ½ + ½·tanh(x/2) takes half the time, but in float32 is 0 from x = −18 on.
+    Evaluated as it stands, which does not cancel: values near 0 are right to the last digits, and
+    log(sigmoid(x)) is of use down to x = −88 in float32. Below, exp(−x) overflows to infinity and
+    the quotient is 0. The form ½ + ½·tanh(x/2) is a little faster, but in float32 it is 0 from
+    x = −18 on.
 
     Args:
         x: real, of any shape.
@@ -54,11 +55,15 @@ def sigmoid(x: Array) -> Array:
         array([0. , 0.5, 1. ])
     """
     x = as_floating(x)
-    small = np.exp(-np.abs(x))
-    result = np.maximum(small, x >= 0)  # 1 where x is not negative: faster than np.where
-    small += 1
-    result /= small
-    return result
+    dtype = x.dtype
+    if dtype.itemsize == 2:  # its exp overflows where its sigmoid is not 0 yet
+        x = x.astype(np.float32)
+    minus = -x
+    with np.errstate(over="ignore"):
+        result = np.exp(minus)
+    result += 1
+    result = 1 / result
+    return result if result.dtype == dtype else result.astype(dtype)
 
 
 defvjp(sigmoid, x=lambda g, ans: g * (ans * (1 - ans)))
@@ -80,9 +85,9 @@ def softmax(x: Array, axis: int = -1) -> Array:
         array([0. , 0.5, 0.5])
     """
     x = as_floating(x)
-    result = x - np.max(x, axis=axis, keepdims=True)
+    result = x - largest(x, axis)
     np.exp(result, out=result)
-    result /= np.sum(result, axis=axis, keepdims=True)
+    result /= total(result, axis)
     return result
 
 
@@ -105,8 +110,8 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
         array([-10000.,      0.])
     """
     x = as_floating(x)
-    result = x - np.max(x, axis=axis, keepdims=True)
-    result -= np.log(np.sum(np.exp(result), axis=axis, keepdims=True))
+    result = x - largest(x, axis)
+    result -= np.log(total(np.exp(result), axis))
     return result
 
 
@@ -114,6 +119,25 @@ defvjp(
     log_softmax,
     x=lambda g, ans, axis: g - np.exp(ans) * np.sum(g, axis=axis, keepdims=True),
 )
+
+
+def largest(x: Array, axis: int = -1) -> Array:
+    """Return np.max(x, axis, keepdims=True), quickly where many rows are short."""
+    if _is_tall(x, axis):
+        # NumPy goes through rows one by one, and through columns many at a time.
+        return np.expand_dims(np.max(np.copy(np.transpose(x), order="C"), axis=0), 1)
+    return np.max(x, axis=axis, keepdims=True)
+
+
+def total(x: Array, axis: int = -1) -> Array:
+    """Return np.sum(x, axis, keepdims=True), quickly where many rows are short."""
+    if _is_tall(x, axis):
+        return np.matmul(x, np.ones_like(x, shape=(x.shape[1], 1)))
+    return np.sum(x, axis=axis, keepdims=True)
+
+
+def _is_tall(x: Array, axis: int) -> bool:
+    return axis in (-1, 1) and x.ndim == 2 and x.shape[1] <= 64 and x.shape[0] >= 1024
 
 
 def as_floating(x: Array) -> Array:

@@ -1,0 +1,310 @@
+"""Calls made tile by tile: the same entries as in one piece, to the last bit, in less memory."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thriftgrad as tg
+from thriftgrad import nn, optim
+from thriftgrad.compile import compiled, order, source
+
+BINARY: list[Any] = [np.add, np.subtract, np.multiply, np.maximum, np.minimum]
+UNARY: list[Any] = [np.tanh, np.sin, np.absolute, np.negative, np.square, np.exp]
+TESTS: list[Any] = [np.greater, np.less_equal]
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Cut everything from now on into tiles of so many entries; 0 for not at all."""
+
+    def cut(entries: int) -> None:
+        monkeypatch.setattr(order, "TILE", entries or 1 << 40)
+        monkeypatch.setattr(order, "WORTH", 1 if entries else 1 << 60)
+
+    return cut
+
+
+def chain(seed: int) -> tuple[Any, tuple[Any, ...]]:
+    """Return a random function that is mostly elementwise, and its arguments."""
+    rng = np.random.default_rng(seed)
+    shapes: list[tuple[int, ...]] = [
+        (int(rng.integers(2, 9)), int(rng.integers(1, 7))),
+        (23,),
+        (3, 4, 5),
+    ]
+    shape = shapes[seed % 3]
+    beside = [shape, shape, shape[1:], shape[-1:], (shape[0], *(1,) * (len(shape) - 1)), ()]
+    dtype = [np.float32, np.float64][seed % 2]
+    arguments = tuple(rng.uniform(-1, 1, size).astype(dtype) for size in beside)
+    plan = rng.integers(0, 1 << 30, size=(int(rng.integers(3, 15)), 4)).tolist()
+
+    def f(*given):
+        values, returned = [given[0] + 0, given[1]], []
+        for kind, i, j, k in plan:
+            # Lately made values are used most, so that chains are long.
+            a = values[-1 - i % min(3, len(values))]
+            b = [*values, *given][j % (len(values) + len(given))]
+            if kind % 5 == 0:
+                result = UNARY[k % len(UNARY)](a)
+            elif kind % 5 == 1 and b.shape == shape:
+                result = a * TESTS[k % len(TESTS)](b, given[0])
+            else:
+                result = BINARY[k % len(BINARY)](a, b)
+            if kind % 11 == 0:
+                returned.append(np.sum(result, axis=0))
+            if kind % 7 == 0:
+                returned.append(result)
+            values.append(result)
+        return [values[-1], *returned]
+
+    return f, arguments
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_chains(seed: int, tiled: Any) -> None:
+    f, arguments = chain(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiled(0)
+        plain = tg.compile(lambda *given: f(*given))
+        wanted = plain(*arguments)
+        for entries in (1, 3, 4, 7, 12, 100):
+            tiled(entries)
+            g = tg.compile(lambda *given: f(*given))
+            for _ in range(2):
+                for ours, theirs in zip(g(*arguments), wanted, strict=True):
+                    np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(wanted, f(*arguments), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SGD", "momentum", "Adam", "AdamW"])
+@pytest.mark.parametrize("activation", [nn.sigmoid, np.tanh, nn.relu])
+def test_training_is_the_same_in_tiles(name: str, activation: Any, tiled: Any) -> None:
+    results = []
+    x = np.random.default_rng(1).normal(size=(7, 5)).astype(np.float32)
+    y = np.arange(7) % 3
+    for entries in (0, 1, 5, 16):
+        tiled(entries)
+        model = nn.Sequential(nn.Linear(5, 6, rng=0), activation, nn.Linear(6, 3, rng=1))
+        kinds = {
+            "SGD": lambda p: optim.SGD(p, lr=0.1),
+            "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+            "Adam": lambda p: optim.Adam(p, lr=0.1),
+            "AdamW": lambda p: optim.AdamW(p, lr=0.1),
+        }
+        rule = kinds[name](model.parameters())
+
+        def step(x, y, model=model, rule=rule):
+            loss = nn.cross_entropy(model(x), y)
+            loss.backward()
+            rule.step()
+            rule.zero_grad()
+            return loss
+
+        step = tg.compile(step)
+        losses = [step(x, y).item() for _ in range(3)]
+        assert (" in tiles that fit the cache" in step.source) == (entries > 0)
+        results.append([*losses, *(p.value for p in model.parameters())])
+    for each in results[1:]:
+        for ours, theirs in zip(each, results[0], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+UFUNCS = sorted(
+    {
+        f
+        for f in vars(np).values()
+        if isinstance(f, np.ufunc) and f.nout == 1 and f.signature is None and f.nin <= 2
+    }
+    - order._BY_LENGTH,
+    key=lambda f: f.__name__,
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ufunc", UFUNCS, ids=lambda f: f.__name__)
+def test_entries_do_not_depend_on_how_many_there_are(ufunc: Any, dtype: Any) -> None:
+    """What tiles rest on. NumPy has quick loops for many entries, and others for what is left over."""
+    rng = np.random.default_rng(0)
+    given = [rng.uniform(0.01, 3, 77).astype(dtype) for _ in range(ufunc.nin)]
+    with np.errstate(all="ignore"):
+        try:
+            whole = ufunc(*given)
+        except TypeError:
+            return  # not for floats
+        for length in (1, 2, 3, 8, 31, 64):
+            pieces = [ufunc(*(a[i : i + length] for a in given)) for i in range(0, 77, length)]
+            np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+# Memory
+
+
+def test_what_lies_between_takes_a_tile(tiled: Any) -> None:
+    """Eight calls in two arrays and a little, as z is needed again."""
+
+    def f(x):
+        z = x * 2.0
+        a = np.exp(-np.absolute(z))
+        return np.sum(np.maximum(a, z >= 0) / (1 + a) * (z - 3.0))
+
+    x = np.random.default_rng(0).normal(size=(200, 50))
+    tiled(0)
+    plain = tg.compile(f)
+    wanted = plain(x)
+    tiled(500)
+    g = tg.compile(lambda x: f(x))
+    assert g(x) == wanted
+    assert plain.memory.block > 2 * x.nbytes
+    assert g.memory.block < 1.3 * x.nbytes
+    assert "scratch" in g.source
+
+
+def test_a_chain_in_one_array_stays_in_one(tiled: Any) -> None:
+    x = np.ones((64, 64))
+    tiled(256)
+    g = tg.compile(lambda x: np.sum(np.exp(np.tanh(x * 2.0) - 1.0)))
+    g(x)
+    assert g.memory.block < x.nbytes + 256
+    assert "scratch" not in g.source
+
+
+@pytest.mark.parametrize("seed", range(0, 60, 3))
+def test_buffers_that_live_together_lie_apart(seed: int, tiled: Any) -> None:
+    f, arguments = chain(seed)
+    tiled(4)
+    g = tg.compile(lambda *given: f(*given))
+    with np.errstate(all="ignore"):
+        g(*arguments)
+    buffers = g.memory.buffers
+    for i, a in enumerate(buffers):
+        for b in buffers[:i]:
+            apart = a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
+            assert apart or a.last < b.first or b.last < a.first, (a, b)
+
+
+# The text
+
+
+def test_the_text_of_rows(tiled: Any) -> None:
+    tiled(8)
+    g = tg.compile(lambda x, bias: np.sum(np.tanh(x + bias) * x))
+    g(np.ones((5, 4)), np.ones(4))
+    lines = g.source[g.source.rindex("def ") :].splitlines()
+    assert lines[1:] == [
+        "    for i in range(0, 5, 2):  # in tiles that fit the cache",
+        "        x_piece = x[i : i + 2]",
+        "        add_piece = add[i : i + 2]",
+        "        np.add(x_piece, bias, out=add_piece)",
+        "        np.tanh(add_piece, out=add_piece)",
+        "        np.multiply(add_piece, x_piece, out=add_piece)",
+        "    np.add.reduce(add, axis=None, out=total)",
+        "    return total[()],",
+    ]
+
+
+def test_the_text_of_entries_in_a_row(tiled: Any) -> None:
+    tiled(8)
+    g = tg.compile(lambda x, y: np.tanh(x - y) * np.abs(y))
+    g(np.ones((5, 2)), np.ones((5, 2)))
+    text = g.source
+    assert "subtract_flat = subtract.reshape(-1)" in text
+    lines = text[text.rindex("def ") :].splitlines()
+    assert lines[1:] == [
+        "    x_flat = x.reshape(-1)",
+        "    y_flat = y.reshape(-1)",
+        "    for i in range(0, 10, 8):  # in tiles that fit the cache",
+        "        x_piece = x_flat[i : i + 8]",
+        "        y_piece = y_flat[i : i + 8]",
+        "        subtract_piece = subtract_flat[i : i + 8]",
+        "        scratch_piece = scratch[: 10 - i]",
+        "        np.subtract(x_piece, y_piece, out=subtract_piece)",
+        "        np.tanh(subtract_piece, out=subtract_piece)",
+        "        np.absolute(y_piece, out=scratch_piece)",
+        "        np.multiply(subtract_piece, scratch_piece, out=subtract_piece)",
+        "    return subtract.copy(),",
+    ]
+
+
+def test_errors_that_are_ignored_are_ignored_in_tiles(tiled: Any) -> None:
+    def f(x):
+        with np.errstate(divide="ignore"):
+            y = np.log(x) * 2.0 + x
+        return y * 3.0
+
+    tiled(4)
+    g = tg.compile(f)
+    x = np.linspace(0, 1, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            np.testing.assert_array_equal(g(x), f(x))
+    assert "    with np.errstate(divide='ignore'):" in g.source.splitlines()
+
+
+# Kernels in the place of tiles
+
+
+class Fusing:
+    """Kernels that are NumPy calls on the arrays that they are told."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+
+    def takes(self, call: Any) -> bool:
+        return call.function is not np.sin
+
+    def fused(self, calls: Any, outs: Any, name: Any) -> Any:
+        if not all(map(self.takes, calls)):
+            return None
+        own = {call.result for call in calls}
+        given = dict.fromkeys(v for call in calls for v in call.operands if v not in own)
+        arrays = [*map(name, given), *outs.values()]
+
+        def kernel(*arguments):
+            values = {v: np.array(a) for v, a in zip(given, arguments, strict=False)}
+            for call in calls:
+                args = [values.get(a, a) if a in values else a for a in call.args]
+                values[call.result] = call.function(*args)
+            for v, out in zip(outs, arguments[len(given) :], strict=True):
+                out[...] = values[v]
+
+        title = f"kernel_{len(calls)}_{id(calls[-1])}"
+        self.made[title] = kernel
+        return SimpleNamespace(
+            name=title,
+            arguments=[SimpleNamespace(name=a, view=a) for a in arrays],
+            text="",
+            needs="",
+        )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_kernels_get_what_they_need(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    f, arguments = chain(seed)
+    with np.errstate(all="ignore"):
+        wanted = tg.compile(lambda *given: f(*given))(*arguments)
+        fusing = Fusing()
+        known: list[Any] = []
+
+        def write(*args: Any, **options: Any) -> Any:
+            written = source.write(*args, **{**options, "fusing": fusing})
+            known.extend(written.kernels)
+            return replace(
+                written, kernels={}, objects=written.objects | {k: fusing.made[k] for k in known}
+            )
+
+        monkeypatch.setattr(compiled, "write", write)
+        g = tg.compile(lambda *given: f(*given))
+        for _ in range(2):
+            for ours, theirs in zip(g(*arguments), wanted, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    assert known
+    assert not any(each.name.startswith("scratch") for each in g.memory.buffers)

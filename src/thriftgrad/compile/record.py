@@ -164,6 +164,15 @@ class StandIn:
         """Refuse."""
         self._leave(".tolist()")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"an array has no attribute {name!r}")
+        raise RecordError(
+            f".{name} of a value that is being recorded by compile{_place()}, which cannot follow it; use "
+            f"NumPy's functions (np.sort for .sort(), np.reshape for .resize()), or compile with "
+            f'fallback="eager"'
+        )
+
     # Being a container
 
     def __iter__(self) -> Iterator[Any]:
@@ -504,7 +513,13 @@ class Recorder:
                 raise complaint(*args)
             return
         if not holds.value:
-            raise complaint(*[_plain(each) for each in args])
+            token = recording.active.set(
+                None
+            )  # the complaint may look closer, which is no part of it
+            try:
+                raise complaint(*[_plain(each) for each in args])
+            finally:
+                recording.active.reset(token)
         symbols = self._symbols((holds, *args))
         self.calls.append(Call(recording.require, symbols, {"complaint": complaint}, (), "require"))
 

@@ -46,10 +46,14 @@ SMALL = 4_096
 
 
 class Surroundings:
-    """What a function can look up, as it is now."""
+    """What a function can look up, as it is now.
+
+    Attributes:
+        places: where that is.
+    """
 
     def __init__(self, *roots: Any) -> None:
-        self._places: list[_Place] = []
+        self.places: list[Place] = []
         self._once: list[tuple[Callable[[], Any], Any, str]] = [_drawing(random._inst)]
         seen: dict[
             int, Any
@@ -78,13 +82,13 @@ class Surroundings:
             elif isinstance(each, np.ndarray) and each.nbytes > SMALL:
                 self._once.append((partial(_sum_of, each), _sum_of(each), "entries of an array"))
             for place in _places(each):
-                self._places.append(place)
+                self.places.append(place)
                 queue += place.values
             queue += _parts(each)
 
     def same(self) -> bool:
         """Tell whether all is as it was."""
-        for place in self._places:
+        for place in self.places:
             try:
                 now = place.read(place.owner)
             except (LookupError, AttributeError, ValueError):
@@ -104,7 +108,7 @@ class Surroundings:
             RecordError: it has; all is as it was before.
         """
         found = [what for read, then, what in self._once if read() != then]
-        for changed in (*found, *(place.changed() for place in self._places)):
+        for changed in (*found, *(place.changed() for place in self.places)):
             if changed is not None:
                 self.restore()
                 raise RecordError(
@@ -114,12 +118,12 @@ class Surroundings:
 
     def restore(self) -> None:
         """Make all as it was."""
-        for place in self._places:
+        for place in self.places:
             place.restore()
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Some values that an owner holds, and how to read and write them."""
 
     owner: Any
@@ -141,13 +145,20 @@ class _Place:
         if self.size is None and len(now) != len(self.values):
             return f"the length of {self.kind}"
         if self.size is not None and len(self.owner) != self.size:
-            for name, value in self.owner.items():
-                inner = value.value if isinstance(value, Tensor) else value
-                if name not in self.names and isinstance(inner, StandIn):
-                    return f"{self.kind} {name!r}"
+            for name in self._left_behind():
+                return f"{self.kind} {name!r}"
         return None
 
+    def _left_behind(self) -> list[Any]:
+        """Return where a function has left stand-ins in a dict."""
+        inner = {n: v.value if isinstance(v, Tensor) else v for n, v in self.owner.items()}
+        return [n for n, v in inner.items() if isinstance(v, StandIn) and n not in self.names]
+
     def restore(self) -> None:
+        """Make the values what they were."""
+        if self.size is not None:
+            for name in self._left_behind():
+                del self.owner[name]
         with suppress(LookupError, AttributeError, ValueError):
             now = self.read(self.owner)
             if len(now) == len(self.values) and all(map(is_, now, self.values)):
@@ -179,33 +190,33 @@ _NOTHING_INSIDE = (
 )
 
 
-def _places(each: Any) -> Iterator[_Place]:
+def _places(each: Any) -> Iterator[Place]:
     """Yield where `each` holds values that may become other ones."""
     if isinstance(each, dict):
         yield from _of_dict(each, tuple(each), "the key", len(each))
     elif isinstance(each, list):
-        yield _Place(each, range(len(each)), tuple(each), _contents, "a list")
+        yield Place(each, range(len(each)), tuple(each), _contents, "a list")
     elif isinstance(each, deque | set):
         kind = f"a {type(each).__name__}"
-        yield _Place(each, range(len(each)), tuple(each), tuple, kind)
+        yield Place(each, range(len(each)), tuple(each), tuple, kind)
     elif isinstance(each, np.ndarray):
         if each.nbytes <= SMALL:
-            yield _Place(each, ("entries",), (each.tobytes(),), _entries_of, "an array's")
+            yield Place(each, ("entries",), (each.tobytes(),), _entries_of, "an array's")
     elif isinstance(each, type):
         if not _is_library(each.__module__):
             names = tuple(n for n in vars(each) if n not in _OF_EVERY_CLASS)
             values = tuple(map(vars(each).__getitem__, names))
-            yield _Place(each, names, values, partial(_of_class, names), "the attribute")
+            yield Place(each, names, values, partial(_of_class, names), "the attribute")
     elif isinstance(each, FunctionType):
         if not _is_library(each.__module__):
             cells = _cells(each)
             if cells:
                 values = tuple(_contents_of_cells(tuple(cells.values())))
                 owner = tuple(cells.values())
-                yield _Place(owner, tuple(cells), values, _contents_of_cells, "the variable")
+                yield Place(owner, tuple(cells), values, _contents_of_cells, "the variable")
             parts = ("__code__", "__defaults__", "__kwdefaults__")
             values = tuple(_attributes(parts, each))
-            yield _Place(each, parts, values, partial(_attributes, parts), "the attribute")
+            yield Place(each, parts, values, partial(_attributes, parts), "the attribute")
             yield from _of_globals(each, cells)
     elif not _is_base(type(each)):
         live = getattr(type(each), "live_in_programs", ())
@@ -216,10 +227,10 @@ def _places(each: Any) -> Iterator[_Place]:
         slots = tuple(n for n in _slots(type(each)) if hasattr(each, n))
         if slots:
             values = tuple(getattr(each, name) for name in slots)
-            yield _Place(each, slots, values, partial(_attributes, slots), "the attribute")
+            yield Place(each, slots, values, partial(_attributes, slots), "the attribute")
 
 
-def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[_Place]:
+def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[Place]:
     """Yield the globals that a function names, and those of the person's modules that it names them of."""
     wanted = sorted(_named(function.__code__))
     scopes = [function.__globals__]
@@ -239,10 +250,10 @@ def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[
 
 def _of_dict(
     owner: dict[Any, Any], names: tuple[Any, ...], kind: str, size: int | None = None
-) -> Iterator[_Place]:
+) -> Iterator[Place]:
     values = tuple(map(owner.__getitem__, names))
     read = itemgetter(*names) if len(names) > 1 else partial(_entries, names)
-    yield _Place(owner, names, values, read, kind, size)
+    yield Place(owner, names, values, read, kind, size)
 
 
 def _entries(names: Sequence[Any], owner: dict[Any, Any]) -> Any:

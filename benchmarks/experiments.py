@@ -17,7 +17,7 @@ import numpy as np
 
 import thriftgrad as tg
 from thriftgrad.nn import Linear, Sequential, cross_entropy, init, mse, relu, sigmoid, squared_error
-from thriftgrad.optim import SGD, LineSearch
+from thriftgrad.optim import SGD, FullBatch, LineSearch
 
 Model = Sequential
 Pair = tuple[np.ndarray, np.ndarray]
@@ -161,16 +161,9 @@ def line_search(x: np.ndarray, y: np.ndarray, test: Pair) -> tuple[bool, str]:
     glorot, zeros = init.glorot_uniform, init.zeros
     model = network(784, 6, 10, activation=sigmoid, weight=glorot, bias=zeros, last=False)
     search = LineSearch(model.parameters(), start=2.0, reduction=0.5, decrease=0.01)
-
-    def loss() -> tg.Tensor:
-        return cross_entropy(model(x), y)
-
-    def loss_and_gradients() -> tuple[tg.Tensor, None]:
-        value = loss()
-        value.backward()
-        return value, None
-
-    losses = [loss().item()] + [search.step(loss_and_gradients, loss).loss for _ in range(100)]
+    objective = FullBatch(model, cross_entropy, x, y)
+    first = objective.loss_and_gradients()[0].item()
+    losses = [first] + [search.step(objective).loss for _ in range(100)]
     falls = all(after < before for before, after in pairwise(losses))
     good, text = reached(model, test, 0.80)
     return good and falls, f"{'falls each time' if falls else 'rises'}, {text}"

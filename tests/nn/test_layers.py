@@ -225,3 +225,22 @@ def test_dropout_inside_a_traced_model_uses_up_the_models_own_generator():
     assert model[1].rng.bit_generator.state != before
     assert set(np.unique(gradient[0].bias)) == {0, 2}
     assert len(tree.flatten(model)[0]) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 784, 30), (128, 768, 64), (7, 5, 3)])
+def test_products_in_parts_are_the_products(rows, inputs, outputs, dtype, monkeypatch):
+    monkeypatch.setattr(nn.layers, "_has_small_kernels", lambda: True)
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(size=(rows, inputs)), rng.normal(size=(rows, outputs))
+    layer = nn.Linear(inputs, outputs, rng=1, bias_init=nn.init.standard_normal, dtype=dtype)
+    weight, bias = layer.weight.value.astype(float), layer.bias.value.astype(float)
+    arguments = [each.astype(dtype) for each in (x, weight, bias, g)]
+    y, pull = tg.vjp(nn.linear, argnums=(0, 1, 2))(*arguments[:3])
+    expected = x @ weight + bias, g @ weight.T, x.T @ g, g.sum(axis=0)
+    for ours, theirs in zip((y, *pull(arguments[3])), expected, strict=True):
+        assert ours.dtype == dtype
+        assert ours.shape == theirs.shape
+        assert ours.base is None
+        tolerance = 1e-6 if dtype == np.float32 else 1e-14
+        assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)

@@ -156,6 +156,21 @@ def test_step_is_the_rule_applied_in_place(make):
         np.testing.assert_array_equal(view, value)
 
 
+def test_a_rule_of_ones_own_is_not_passed_over():
+    class Upwards(SGD):
+        def update(self, value, gradient, state, lr, step):
+            return value + lr * gradient, {}
+
+    class Onwards(Upwards):
+        pass
+
+    for kind in (Upwards, Onwards):
+        w = Parameter(np.array([1.0, 2.0]), name="w")
+        w.grad = np.array([1.0, -1.0])
+        kind([w], lr=0.5).step()
+        assert w.value.tolist() == [1.5, 1.5]
+
+
 @every_optimiser
 def test_apply_and_end_step_make_one_step(make):
     whole, parts = parameters(), parameters()
@@ -203,9 +218,9 @@ def test_pieces_of_a_large_parameter_are_updated_to_the_same_bits(make, order):
         parameter = Parameter(np.array(start, order=order), name="w")
         optimizer = make([parameter])
         seen = []
-        rule = optimizer.update
+        rule = optimizer.update_in_place
         optimizer.elementwise = in_pieces
-        optimizer.update = lambda value, *rest: seen.append(value.size) or rule(value, *rest)
+        optimizer.update_in_place = lambda v, *rest: seen.append(v.size) or rule(v, *rest)
         for gradient in gradients:
             parameter.grad = np.array(gradient, order=order)
             optimizer.step()

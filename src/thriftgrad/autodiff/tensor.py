@@ -683,9 +683,23 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
         pull, pick = ready.vjps[0]
         edge = (tensor.node, pull, pick((ans, *values)))
         return _recorded(ans, (edge,), tensor.level)  # type: ignore[arg-type]
-    if ready.plain and not kwargs and not any(map(_is_sequence_of_tensors, args)):
-        level, mask = _recording(args, floor)
-        plain = [_unwrap(a, level, floor) for a in args]
+    if ready.plain and not kwargs:
+        level, mask, bit, alike = floor, 0, 1, True
+        for value in args:
+            if isinstance(value, Tensor):
+                if value.level == level and mask:
+                    mask |= bit
+                else:
+                    alike = not mask and value.level > level
+                    if value.level > level:
+                        level, mask = value.level, bit
+            elif isinstance(value, (list, tuple)) and _is_sequence_of_tensors(value):
+                return _dispatch_any(function, ready, floor, args, kwargs)
+            bit <<= 1
+        if alike:  # all tensors are at one level
+            plain = [a.value if isinstance(a, Tensor) else a for a in args]
+        else:
+            plain = [_unwrap(a, level, floor) for a in args]
         if not mask:
             return _constant(function(*plain))
         values = _bound(ready, function, plain, kwargs)
@@ -867,7 +881,7 @@ def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
     @wraps(function)
     def recordable(*args: P.args, **kwargs: P.kwargs) -> Any:
         for value in args:
-            if _holds_tensor(value):
+            if isinstance(value, Tensor) or _is_sequence_of_tensors(value):
                 return dispatch(recordable, args, kwargs)
         for value in kwargs.values():
             if _holds_tensor(value):

@@ -15,7 +15,7 @@ import numpy as np
 from thriftgrad.autodiff import defvjp, primitive
 from thriftgrad.autodiff.recording import require
 from thriftgrad.errors import DataError
-from thriftgrad.nn.activations import as_floating, softmax
+from thriftgrad.nn.activations import as_floating, largest, softmax, total
 
 Array = Any
 
@@ -37,7 +37,24 @@ def mse(predictions: Array, targets: Array) -> Array:
         2.0
     """
     _check_pair(predictions, targets, "mse")
+    return _mse(predictions, targets)
+
+
+@primitive
+def _mse(predictions: Array, targets: Array) -> Array:
     return np.mean(np.square(predictions - targets))
+
+
+def _slope(g: Array, predictions: Array, targets: Array) -> Array:
+    error = predictions - targets
+    return error * (g * (2 / prod(_shape(error))))
+
+
+defvjp(
+    _mse,
+    predictions=_slope,
+    targets=lambda g, predictions, targets: _slope(g, targets, predictions),
+)
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
@@ -58,7 +75,7 @@ def squared_error(predictions: Array, targets: Array) -> Array:
         2.0
     """
     _check_pair(predictions, targets, "squared_error")
-    shape = np.shape(predictions)
+    shape = _shape(predictions)
     if not shape:
         raise DataError("squared_error: the predictions are a single number; expected (batch, ...)")
     return np.sum(np.square(predictions - targets)) * (0.5 / shape[0])
@@ -116,7 +133,7 @@ def nll(logits: Array, labels: Array) -> Array:
 
 @primitive
 def _nll(logits: Array, labels: Array) -> Array:
-    shifted = logits - np.max(logits, axis=-1, keepdims=True)
+    shifted = logits - largest(logits)
     if _are_rows(labels, logits):
         wanted = np.sum(shifted * labels, axis=-1)
         mass = np.sum(labels, axis=-1)
@@ -124,7 +141,7 @@ def _nll(logits: Array, labels: Array) -> Array:
         wanted = shifted[_at(labels)]
         mass = 1
     np.exp(shifted, out=shifted)
-    return np.log(np.sum(shifted, axis=-1)) * mass - wanted
+    return np.log(np.squeeze(total(shifted), -1)) * mass - wanted
 
 
 @primitive
@@ -232,7 +249,7 @@ def _not_probabilities(labels: Array, sums: Array, name: str) -> DataError:
 
 
 def _check_pair(predictions: Array, targets: Array, name: str) -> None:
-    given, wanted = np.shape(predictions), np.shape(targets)
+    given, wanted = _shape(predictions), _shape(targets)
     if given != wanted:
         raise DataError(
             f"{name}: predictions of shape {given} and targets of shape {wanted} differ, and "
@@ -244,3 +261,8 @@ def _check_pair(predictions: Array, targets: Array, name: str) -> None:
         )
     if prod(given) == 0:
         raise DataError(f"{name}: predictions of shape {given} are empty; their mean has no value")
+
+
+def _shape(x: Array) -> tuple[int, ...]:
+    shape: tuple[int, ...] = x.shape if hasattr(x, "shape") else np.shape(x)
+    return shape

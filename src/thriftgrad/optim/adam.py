@@ -110,6 +110,43 @@ class Adam(Optimizer):
         root = np.sqrt(square) / (1 - beta2 ** (step + 1)) ** 0.5
         return value - rate * (mean / (root + self.eps)), {"mean": mean, "square": square}
 
+    def update_in_place(
+        self,
+        value: NDArray[Any],
+        gradient: NDArray[Any],
+        state: Mapping[str, NDArray[Any]],
+        lr: float,
+        step: int,
+    ) -> None:
+        """Do what `update` says in the arrays that it is given."""
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * value
+        self._move_in_place(value, gradient, state, lr, step)
+
+    def _move_in_place(
+        self,
+        value: NDArray[Any],
+        gradient: NDArray[Any],
+        state: Mapping[str, NDArray[Any]],
+        lr: float,
+        step: int,
+    ) -> None:
+        beta1, beta2 = self.betas
+        mean, square = state["mean"], state["square"]
+        part = np.multiply(gradient, 1 - beta1, out=np.empty_like(gradient))
+        mean *= beta1
+        mean += part
+        np.square(gradient, out=part)
+        part *= 1 - beta2
+        square *= beta2
+        square += part
+        np.sqrt(square, out=part)
+        part /= (1 - beta2 ** (step + 1)) ** 0.5
+        part += self.eps
+        np.divide(mean, part, out=part)
+        part *= lr / (1 - beta1 ** (step + 1))
+        value -= part
+
 
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameter itself and stays out of the averages.
@@ -157,3 +194,16 @@ class AdamW(Adam):
         if self.weight_decay:
             value = value * (1 - lr * self.weight_decay)
         return self._move(value, gradient, state, lr, step)
+
+    def update_in_place(
+        self,
+        value: NDArray[Any],
+        gradient: NDArray[Any],
+        state: Mapping[str, NDArray[Any]],
+        lr: float,
+        step: int,
+    ) -> None:
+        """Do what `update` says in the arrays that it is given."""
+        if self.weight_decay:
+            value *= 1 - lr * self.weight_decay
+        self._move_in_place(value, gradient, state, lr, step)

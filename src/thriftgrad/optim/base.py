@@ -119,6 +119,29 @@ class Optimizer(ABC):
             step: the number of updates that this parameter has had before.
         """
 
+    def update_in_place(
+        self,
+        value: NDArray[Any],
+        gradient: NDArray[Any],
+        state: Mapping[str, NDArray[Any]],
+        lr: float,
+        step: int,
+    ) -> None:
+        """Write what `update` returns into the arrays that it is given.
+
+        A subclass may do so with fewer temporaries, to the same bits. One that has an `update` of its
+        own and no such method is updated by that.
+        """
+        new_value, new_state = self.update(value, gradient, state, lr, step)
+        value[...] = new_value
+        for key, array in new_state.items():
+            state[key][...] = array
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "update" in vars(cls) and "update_in_place" not in vars(cls):
+            cls.update_in_place = Optimizer.update_in_place  # type: ignore[method-assign]
+
     @property
     def lr(self) -> float:
         """The learning rate of the next step; set it to a number or to another schedule.
@@ -148,20 +171,21 @@ class Optimizer(ABC):
                 made for. Nothing has changed then.
         """
         self._refuse_unfinished("step")
-        ready = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        ready = [(i, g) for i, p in enumerate(self.parameters) if (g := p.grad) is not None]
         if not ready:
             raise ConfigError(
                 f"{type(self).__name__}.step(): none of the {len(self.parameters)} parameters has "
                 "a gradient; call backward() on the loss first"
             )
-        gradients = [self._checked_gradient(i) for i in ready]
+        for i, gradient in ready:
+            self._check_gradient(i, gradient)
         lr = recording.live_number(lambda: self.lr, "lr")
         if self.clip_norm is None:
-            for i, gradient in zip(ready, gradients, strict=True):
+            for i, gradient in ready:
                 self._write(i, gradient, lr)
         else:
-            factor = clip_factor(joint_norm(gradients), self.clip_norm)
-            for i, gradient in zip(ready, gradients, strict=True):
+            factor = clip_factor(joint_norm([gradient for _, gradient in ready]), self.clip_norm)
+            for i, gradient in ready:
                 self._write(i, scaled(gradient, factor), lr)
         recording.afterwards(self._count_step)
 
@@ -207,7 +231,9 @@ class Optimizer(ABC):
                 "call end_step() before the next one"
             )
         lr = recording.live_number(lambda: self.lr, "lr")
-        self._write(index, self._checked_gradient(index), lr)
+        gradient: Any = parameter.grad
+        self._check_gradient(index, gradient)
+        self._write(index, gradient, lr)
         self._applied.add(index)
 
     def end_step(self) -> None:
@@ -321,34 +347,49 @@ class Optimizer(ABC):
         for key, array in arrays.items():
             array[...] = saved["arrays"][key]
 
-    def _checked_gradient(self, index: int) -> NDArray[Any]:
-        parameter, gradient = self.parameters[index], self.parameters[index].grad
+    def _check_gradient(self, index: int, gradient: object) -> None:
+        parameter = self.parameters[index]
+        value = parameter.value
+        layout = (value.shape, value.dtype)
+        expected = self._layouts[index]
+        if (
+            type(value) is type(gradient) is np.ndarray
+            and layout == expected == (gradient.shape, gradient.dtype)
+            and value.flags.writeable
+        ):
+            return  # as nearly always, and quickly
         check_writable(parameter, index)
         check_gradient(parameter, index, gradient)
-        layout = (parameter.value.shape, parameter.value.dtype)
-        if layout != self._layouts[index]:
+        if layout != expected:
             raise ConfigError(
                 f"{label(parameter, index)} now has shape {layout[0]} and type {layout[1]}, but "
-                f"the optimiser was made for {self._layouts[index][0]} and "
-                f"{self._layouts[index][1]}; make a new optimiser"
+                f"the optimiser was made for {expected[0]} and {expected[1]}; make a new optimiser"
             )
-        assert gradient is not None  # for the type checker: None has failed the check above
-        return gradient
 
     def _write(self, index: int, gradient: NDArray[Any], lr: float) -> None:
         # In place, so that views of a parameter, and a program that has recorded where its arrays
         # lie, see every step.
-        value, names = self.parameters[index].value, list(self.state[index])
-        arrays = [self._live_state(index, name) for name in names]
+        parameter, state = self.parameters[index], self.state[index]
+        value = parameter.value
+        if recording.active.get() is not None:
+            self._record_write(index, gradient, lr)
+        elif self._is_cut(value, gradient, state):
+            step = self.updates[index]
+            for part, slope, *parts in _pieces(value, gradient, *state.values()):
+                self.update_in_place(part, slope, dict(zip(state, parts, strict=True)), lr, step)
+            self.updates[index] += 1
+        else:
+            self.update_in_place(value, gradient, state, lr, self.updates[index])
+            self.updates[index] += 1
+        parameter.touch()
+
+    def _record_write(self, index: int, gradient: NDArray[Any], lr: float) -> None:
+        """Do so in a program; it is cut as a whole."""
+        state = {name: self._live_state(index, name) for name in self.state[index]}
         title = f"updates_{self.parameters[index].name or index}"
         step = recording.live_number(lambda: self.updates[index], title)
-        for part, slope, *parts in self._cut([value, gradient, *arrays]):
-            state = dict(zip(names, parts, strict=True))
-            new_part, new_state = self.update(part, slope, state, lr, step)
-            part[...] = new_part
-            for key, array in new_state.items():
-                state[key][...] = array
-        self.parameters[index].touch()
+        # By the rule itself: what the program writes it writes at its end, all or nothing.
+        Optimizer.update_in_place(self, self.parameters[index].value, gradient, state, lr, step)
         recording.afterwards(partial(self._count_update, index))
 
     def _live_state(self, index: int, name: str) -> Any:
@@ -361,21 +402,12 @@ class Optimizer(ABC):
     def _count_step(self) -> None:
         self.steps += 1
 
-    def _cut(self, arrays: list[NDArray[Any]]) -> Iterator[list[NDArray[Any]]]:
-        """Yield the arrays, or, where the rule allows, short pieces of each in turn."""
-        value = arrays[0]
-        if (
-            not self.elementwise
-            or recording.active.get() is not None  # a recorded program is cut as a whole
-            or value.nbytes <= _PIECE
-            or not all(array.flags.c_contiguous for array in arrays)
-        ):
-            yield arrays
-            return
-        flat = [array.reshape(-1) for array in arrays]
-        length = _PIECE // value.itemsize
-        for start in range(0, value.size, length):
-            yield [array[start : start + length] for array in flat]
+    def _is_cut(self, value: Any, gradient: Any, state: Mapping[str, Any]) -> bool:
+        return (
+            self.elementwise
+            and value.nbytes > _PIECE
+            and all(array.flags.c_contiguous for array in (value, gradient, *state.values()))
+        )
 
     def _refuse_unfinished(self, call: str) -> None:
         if self._applied:
@@ -407,6 +439,14 @@ class Optimizer(ABC):
             value = getattr(self, name)
             config[name] = list(value) if isinstance(value, tuple) else value
         return config
+
+
+def _pieces(*arrays: Any) -> Iterator[list[Any]]:
+    """Yield short pieces of each array in turn."""
+    flat = [array.reshape(-1) for array in arrays]
+    length = _PIECE // arrays[0].itemsize
+    for start in range(0, arrays[0].size, length):
+        yield [array[start : start + length] for array in flat]
 
 
 def _check_keys(what: str, given: object, expected: Iterable[str]) -> None:

@@ -89,3 +89,22 @@ class SGD(Optimizer):
         velocity = self.momentum * state["momentum"] + gradient
         direction = gradient + self.momentum * velocity if self.nesterov else velocity
         return value - lr * direction, {"momentum": velocity}
+
+    def update_in_place(
+        self,
+        value: NDArray[Any],
+        gradient: NDArray[Any],
+        state: Mapping[str, NDArray[Any]],
+        lr: float,
+        step: int,
+    ) -> None:
+        """Do what `update` says in the arrays that it is given."""
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * value
+        direction = gradient
+        if self.momentum:
+            velocity = state["momentum"]
+            velocity *= self.momentum
+            velocity += gradient
+            direction = gradient + self.momentum * velocity if self.nesterov else velocity
+        value -= lr * direction

@@ -53,6 +53,8 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any] | None] = {
     "identity": None,
 }
 _AUTO_BATCH = 200
+_WORTH_COMPILING = 200
+"""Recording a step takes the time that it saves in so many, and `partial_fit` records in each call."""
 _ROWS_AT_ONCE = 1024
 """How many rows are dense, and have activations, at once where only outputs are wanted."""
 
@@ -143,7 +145,8 @@ class _Perceptron(BaseEstimator):
         x, examples = self._examples(X, y, sample_weight, fitted, classes)
         if not fitted:
             self._begin(x, fitted)
-        self._train(x, examples, 1, [])
+        few = len(examples) < _WORTH_COMPILING * self._size()
+        self._train(x, examples, 1, [], compile=False if few else None)
         return self
 
     def _examples(
@@ -181,22 +184,33 @@ class _Perceptron(BaseEstimator):
                 parameters, rate, momentum=self.momentum, nesterov=self.momentum > 0
             )
 
-    def _train(self, x: Any, examples: Array, epochs: int, callbacks: list[train.Callback]) -> None:
+    def _train(
+        self,
+        x: Any,
+        examples: Array,
+        epochs: int,
+        callbacks: list[train.Callback],
+        compile: bool | None = None,
+    ) -> None:
         history = train.fit(
             self.network_,
             (x, examples),
             loss=self._objective(examples, self.alpha),
             optimizer=self._optimizer,
             epochs=epochs,
-            batch_size=_AUTO_BATCH if self.batch_size == "auto" else self.batch_size,
+            batch_size=self._size(),
             rng=self._rng,
             memory=self.memory,
+            compile=compile,
             callbacks=callbacks,
             progress=bool(self.verbose),
         )
         self.loss_curve_ = self.loss_curve_ + history.train_loss.tolist()
         self.loss_ = self.loss_curve_[-1]
         self.n_iter_ = len(self.loss_curve_)
+
+    def _size(self) -> Any:
+        return _AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
     def _objective(self, examples: Array, alpha: float) -> Callable[[Any, Array], Any]:
         """Return the loss of a batch of records.
@@ -335,7 +349,8 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         warm_start: whether a fit goes on from the weights of the one before.
         verbose: whether to show a progress bar.
         memory: the bytes that a step may hold beyond the data, such as "64 MB", or which activations
-            to keep; see `thriftgrad.train.fit`. The result is the same to the last bit.
+            to keep; see `thriftgrad.train.fit`. Steps are then not compiled, and the result is the
+            same up to rounding.
         class_weight: what the examples of a class count, times their own weights: a dict from
             classes (for label matrices, a list of one for each column), "balanced" for the inverse
             of how many there are, or None.

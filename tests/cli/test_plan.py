@@ -66,7 +66,7 @@ def test_training_by_a_plan_gives_the_weights_of_plain_training(
         "momentum",
     ]
     plain, planned = tmp_path / "plain", tmp_path / "planned"
-    command("train", *options, "--out", plain)
+    command("train", *options, "--no-compile", "--out", plain)
     result = command(
         "train", *options, "--memory", "200 kB", "--update", "during", "--out", planned
     )

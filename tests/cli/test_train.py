@@ -72,6 +72,39 @@ def test_every_option(command, pictures, tmp_path, options):
     command("evaluate", "r")
 
 
+def test_steps_are_compiled_unless_one_asks_otherwise(command, pictures, tmp_path):
+    run = ("train", "--data", pictures, *SMALL)
+    said = command(*run, "--out", "default").stdout
+    assert said.count("the training step is compiled\n") == 1
+    assert "is compiled" in command(*run, "--compile", "--out", "compiled").stdout
+    said = command(*run, "--no-compile", "--out", "eager").stdout
+    assert "the training step is eager, as compile=False asks" in said
+    assert "eager, by the plan" in command(*run, "--memory", "all", "--out", "planned").stdout
+    made = {name: tmp_path / name for name in ("default", "compiled", "eager", "planned")}
+    choices = [json.loads((made[n] / "config.json").read_text())["compile"] for n in made]
+    assert choices == [None, True, False, None]
+    assert same(weights(made["default"]), weights(made["compiled"]))
+    assert same(weights(made["eager"]), weights(made["planned"]))
+    for name, array in weights(made["eager"]).items():
+        np.testing.assert_allclose(weights(made["default"])[name], array, rtol=1e-3, atol=1e-5)
+    result = command(*run, "--compile", "--memory", "all", "--out", "both", code=1)
+    assert "--compile does not go with --memory" in result.stderr
+    result = command("train", "--out", "eager", "--resume", "--compile", code=1)
+    assert "--compile True (was False)" in result.stderr
+
+
+def test_a_run_from_before_there_were_compiled_steps_goes_on_without(command, pictures, tmp_path):
+    run = ("train", "--data", pictures, "--hidden", "8", "--batch-size", "20", "--no-compile")
+    command(*run, "--epochs", 1, "--out", "old")
+    config = tmp_path / "old" / "config.json"
+    content = json.loads(config.read_text())
+    del content["compile"]
+    config.write_text(json.dumps(content))
+    command("train", "--out", "old", "--resume", "--epochs", 2)
+    command(*run, "--epochs", 2, "--out", "whole")
+    assert same(weights(tmp_path / "old"), weights(tmp_path / "whole"))
+
+
 def test_resumed_with_more_epochs_is_as_if_asked_for_at_once(command, pictures, tmp_path):
     options = ("--data", pictures, "--hidden", "8", "--batch-size", "20")
     command("train", *options, "--epochs", 4, "--out", "whole")

@@ -38,6 +38,7 @@ def trained(
         batch_size=40,  # and a last batch of 30
         memory=memory,
         update=update,
+        compile=False,
         progress=False,
         **more,
     )
@@ -76,7 +77,7 @@ def test_clipping_goes_with_updates_after_the_backward_pass_only() -> None:
         optimizer = tg.optim.SGD(model.parameters(), lr=0.1, clip_norm=0.01)
         tg.train.fit(
             model, (X.astype(np.float32), Y), loss=tg.nn.cross_entropy, optimizer=optimizer, epochs=1,
-            memory=memory, update=update, progress=False,
+            memory=memory, update=update, compile=False, progress=False,
         )  # fmt: skip
         return model
 

@@ -78,6 +78,7 @@ class Config:
         background: what the pixels at the rim of the training images are on average.
         memory: bytes that a step may hold, or a strategy, as in `--help`; None for a plain step.
         update: "after" or "during" the backward pass.
+        compile: whether steps are compiled; None: if they can be.
 
     Raises:
         ConfigError: a value that makes no sense.
@@ -99,6 +100,7 @@ class Config:
     background: float
     memory: str | None = None
     update: str = "after"
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         _choice("activation", self.activation, ACTIVATIONS)
@@ -125,6 +127,8 @@ class Config:
             strategy_for(self.memory)
         elif self.update == "during":
             raise ConfigError("--update during goes with --memory: add --memory all, or a budget")
+        if self.memory is not None and self.compile:
+            raise ConfigError("--compile does not go with --memory: leave one of them away")
         if "\0" in self.data:
             raise ConfigError(f"data is {self.data!r}, which cannot be the name of a file")
 
@@ -232,7 +236,8 @@ def read(folder: Path) -> Config:
         raise ConfigError(f"{path} is not a configuration of format {_FORMAT}")
     content.pop("thriftgrad", None)
     names = {field.name for field in fields(Config)}
-    content = {"memory": None, "update": "after", **content}  # runs from before there were budgets
+    # Runs from before there were budgets, and compiled steps.
+    content = {"memory": None, "update": "after", "compile": False, **content}
     if content.keys() != names:
         raise ConfigError(
             f"{path} is damaged: missing {sorted(names - content.keys()) or 'nothing'}, unexpected "
@@ -243,6 +248,8 @@ def read(folder: Path) -> Config:
             raise ConfigError(f"{path} is damaged: {name} is {content[name]!r}")
     if not all(type(width) is int for width in content["hidden"] + (content["image"] or [])):
         raise ConfigError(f"{path} is damaged: hidden or image are not whole numbers")
+    if content["compile"] is not None and not isinstance(content["compile"], bool):
+        raise ConfigError(f"{path} is damaged: compile is {content['compile']!r}")
     try:
         return Config(**content)
     except ConfigError as error:

@@ -122,7 +122,7 @@ def train(
         typer.Option(
             help="Bytes that a step may hold beyond the data set, such as 64MB, for the fastest step "
             "that fits; or which activations to keep: all, none, sqrt, revolve, every:2, at:2,5. "
-            "The weights are the same to the last bit.  [default: a plain backward pass]",
+            "The weights are those of --no-compile to the last bit.  [default: a plain backward pass]",
             metavar="SIZE|STRATEGY",
             callback=_memory,
         ),
@@ -133,6 +133,15 @@ def train(
             help="With --memory: update weights after the backward pass, or during it, layer by "
             "layer, so that gradients never exist together.  [default: after]",
             **one_of(("after", "during")),
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Record the step once and run it as plain NumPy: the same weights up to rounding, in "
+            "less time.  [default: yes, without --memory]",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -175,6 +184,7 @@ def train(
             "seed": seed,
             "memory": memory,
             "update": update,
+            "compile": compile,
         }.items()
         if value is not None
     }
@@ -262,6 +272,7 @@ def _run(
         snapshot=folder / _config.SNAPSHOT,
         resume=True,
         memory=planned,
+        compile=config.compile,
         callbacks=[
             MetricsFile(folder / _config.METRICS),
             Norms(targets(few, config), config.loss_function, path=folder / _config.NORMS),
@@ -287,7 +298,7 @@ def targets(split: Split, config: Config) -> tuple[Any, Any]:
 
 
 class _Lines(Callback):
-    """Say where a resumed run stands, and print a line an epoch where no progress bar does."""
+    """Say where a resumed run stands and how steps are made, and print a line an epoch without a bar."""
 
     def __init__(self) -> None:
         self.bar = ProgressBar.wanted()
@@ -298,8 +309,14 @@ class _Lines(Callback):
             typer.echo(f"finished already, after {done} epochs; a higher --epochs trains on")
         elif done:
             typer.echo(f"going on after epoch {done} of {state.epochs}")
-        if not self.bar and done < state.epochs:
-            typer.echo(HEADER)
+        self.told = done >= state.epochs
+
+    def on_step_end(self, state: State) -> None:
+        if not self.told:
+            self.told = True
+            typer.echo(f"the training step is {state.history.step}")
+            if not self.bar:
+                typer.echo(HEADER)
 
     def on_epoch_end(self, state: State) -> None:
         if not self.bar:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import cmath
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thriftgrad.autodiff import Tensor, no_grad
+from thriftgrad.autodiff.recording import whole
 from thriftgrad.nn import Module
 
 Array = NDArray[Any]
@@ -20,7 +22,13 @@ Array = NDArray[Any]
 def finite(array: Array) -> bool:
     """Say whether all entries are finite."""
     # A sum of squares is a quarter of the time, but may overflow where no entry has.
-    return bool(np.isfinite(np.vdot(array, array)) or np.all(np.isfinite(array)))
+    return cmath.isfinite(np.vdot(array, array)) or bool(np.all(np.isfinite(array)))
+
+
+@whole
+def all_finite(arrays: Sequence[Array]) -> np.bool_:
+    """Say whether all entries of all arrays are finite."""
+    return np.bool_(cmath.isfinite(sum(map(np.vdot, arrays, arrays))) or all(map(finite, arrays)))
 
 
 def bad_weights(model: Module) -> str | None:
@@ -138,6 +146,15 @@ def _kind(layer: Any) -> str:
         return type(layer).__name__
     # The address in a repr is another in every process.
     return getattr(layer, "__name__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(layer))
+
+
+def values_of(outputs: Any) -> Any:
+    """Return outputs with arrays in the place of tensors."""
+    if isinstance(outputs, list | tuple):
+        return [values_of(each) for each in outputs]
+    if isinstance(outputs, dict):
+        return [values_of(each) for each in outputs.values()]
+    return outputs.value if isinstance(outputs, Tensor) else outputs
 
 
 def _all_finite(output: Any) -> bool:

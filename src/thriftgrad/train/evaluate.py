@@ -104,6 +104,16 @@ def scalar(loss: Any) -> float:
     Raises:
         ConfigError: it is not a real scalar.
     """
+    check_scalar(loss)
+    return float(loss.item())
+
+
+def check_scalar(loss: Any) -> None:
+    """Refuse a loss that is not a real scalar.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if np.shape(loss) != () or not hasattr(loss, "dtype") or loss.dtype.kind != "f":
         kind = type(loss).__name__
         shape = f" of shape {np.shape(loss)}" if hasattr(loss, "shape") else ""
@@ -111,24 +121,30 @@ def scalar(loss: Any) -> float:
             f"loss(outputs, y) returned a {kind}{shape}; expected a real scalar, such as "
             f"np.mean(...) of what it has for each example"
         )
-    return float(loss.item())
 
 
 def count_right(outputs: Any, y: Array) -> float:
     """Return how many rows of scores are highest at their label; NaN where that means nothing."""
+    right = hits(outputs, y, y.ndim == 2 and rows_are_one_hot(y))
+    return right if isinstance(right, float) else float(np.count_nonzero(right))
+
+
+def hits(outputs: Any, y: Array, one_hot: bool) -> Any:
+    """Return for each row of scores whether it is highest at its label; NaN where that means nothing."""
     scores = _plain(outputs)
     if scores.ndim != 2 or scores.shape[1] < 2:
         return math.nan
     if y.ndim == 1 and y.dtype.kind in "iu":
         labels = y
-    elif y.shape == scores.shape and _one_hot(y):
+    elif one_hot and y.shape == scores.shape:
         labels = np.argmax(y, axis=1)
     else:
         return math.nan
-    return float(np.count_nonzero(np.argmax(scores, axis=1) == labels))
+    return np.argmax(scores, axis=1) == labels
 
 
-def _one_hot(y: Array) -> bool:
+def rows_are_one_hot(y: Array) -> bool:
+    """Say whether each row has one 1, and else 0."""
     return bool(np.all((y == 0) | (y == 1)) and np.all(np.sum(y, axis=1) == 1))
 
 

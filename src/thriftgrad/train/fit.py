@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -27,7 +28,7 @@ from thriftgrad.train.callbacks import (
     State,
     check_callbacks,
 )
-from thriftgrad.train.evaluate import evaluate
+from thriftgrad.train.evaluate import evaluate, rows_are_one_hot
 from thriftgrad.train.history import Epoch, History
 from thriftgrad.train.step import Loss, Step, make_step
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from thriftgrad.memory import Plan, Strategy, Update
 
 Array = NDArray[Any]
+
+_ROWS = 4096
+_log = logging.getLogger("thriftgrad.train")
 
 
 def fit(
@@ -52,6 +56,7 @@ def fit(
     resume: bool = False,
     memory: int | str | Strategy | Plan | None = None,
     update: Update = "after backward",
+    compile: bool | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> History:
@@ -84,12 +89,20 @@ def fit(
         memory: the bytes that a step may hold beyond the data set, such as "64 MB", for the fastest
             step that fits; or which activations to keep: "all", "none", "sqrt", "revolve",
             "every:2", "at:2,5", or a strategy of `thriftgrad.memory`. The model then runs by its
-            stages, and the weights are the same to the last bit. None: a plain backward pass.
+            stages, and the weights are those of `compile=False` to the last bit. None: a plain
+            backward pass.
             The order of the examples, 8 bytes each, counts with the data set; a copy of the
             weights for `patience`, and what callbacks keep, come on top.
         update: with "during backward", each parameter is updated as soon as its gradient is
             complete, which is then freed: gradients never exist together. Needs `memory`, and an
             optimiser without `clip_norm`.
+        compile: whether the step is compiled, that is, recorded at the first batch and run as plain
+            NumPy from then on (see `thriftgrad.compile`, which also says what a recording cannot
+            see: what the model prints, it prints once). True: an error where that cannot be; False:
+            no; None: yes if it can be, and else not. `history.step` says what was done, and why; so
+            does the log, `logging.getLogger("thriftgrad.train")`, with a warning where a model
+            cannot be recorded. The weights are equal up to rounding, and to the last bit to those
+            of the same setting.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 
@@ -102,6 +115,7 @@ def fit(
             an epoch; a snapshot is then still that of the epoch before.
         BudgetError: no schedule keeps to `memory`; the message says what is the least that would do.
         ConfigError: an argument makes no sense, or `snapshot` exists and `resume` is not set.
+        RecordError: with `compile=True`, where the step cannot be recorded; the message says why.
         DataError: x and y differ in length or are empty, or x is of a type not to learn from.
         SnapshotError: the snapshot is damaged, or of another model, optimiser or setting.
         OSError: the snapshot cannot be read or written.
@@ -151,6 +165,11 @@ def fit(
         raise ConfigError(
             f'update = {update!r} without memory; pass memory="all" as well, or a budget'
         )
+    if compile and memory is not None:
+        raise ConfigError(
+            "compile=True with memory: a step that keeps to a plan is not compiled; leave one of them "
+            "away"
+        )
     if memory is not None:
         state.plan = _plan(model, train, loss, optimizer, batch_size, memory, update)
 
@@ -166,7 +185,13 @@ def fit(
                 f"name another file, or delete it"
             )
 
-    step = make_step(model, loss, optimizer, state.plan)
+    def say(how: str) -> None:
+        state.history.step = how
+        cannot = how.startswith("eager, as it cannot")
+        _log.log(logging.WARNING if cannot else logging.INFO, "the training step is %s", how)
+
+    one_hot = memory is None and _one_hot(train[1])
+    step = make_step(model, loss, optimizer, state.plan, compile=compile, one_hot=one_hot, say=say)
     optimizer.zero_grad()
     try:
         with _training(model):
@@ -238,10 +263,11 @@ def _epoch(
     """Make the steps of one epoch; return mean loss, accuracy and the last learning rate."""
     total = right = rate = 0.0
     seen = 0
+    optimizer, endings = state.optimizer, [each.on_step_end for each in watching]
     state.step = 0
     for x, y in loader:  # enumerate would hold a batch while the next one is made
         state.step += 1
-        rate = state.optimizer.lr
+        rate = optimizer.lr
         try:
             state.loss, hits = step(x, y)
         except NonFiniteError as error:
@@ -261,8 +287,8 @@ def _epoch(
         seen += len(x)
         state.mean_loss = total / seen
         del x, y
-        for callback in watching:
-            callback.on_step_end(state)
+        for on_step_end in endings:
+            on_step_end(state)
     return total / seen, right / seen, rate
 
 
@@ -309,6 +335,11 @@ def _examples(data: tuple[Any, Any], what: str) -> tuple[Array, Array]:
             f"bytes x.astype(np.float32) / 255"
         )
     return x, y
+
+
+def _one_hot(y: Any) -> bool:
+    """Say whether y has one-hot rows, all of them."""
+    return len(y.shape) == 2 and all(map(rows_are_one_hot, batches(y, size=_ROWS)))
 
 
 def _check_optimizer(optimizer: Optimizer, model: Module) -> None:

@@ -51,6 +51,7 @@ class History:
 
     Attributes:
         rows: the same, as a list that `fit` appends to.
+        step: how `fit` made its steps, in words, such as "compiled"; "" where that is not known.
 
     Example:
         >>> history = History([Epoch(1, 0.5, 0.8, 0.4, 0.9, 0.001, 2.0)])
@@ -65,6 +66,7 @@ class History:
 
     def __init__(self, epochs: Iterable[Epoch] = ()) -> None:
         self.rows = list(epochs)
+        self.step = ""
 
     def append(self, row: Epoch) -> None:
         """Add the line of one more epoch."""

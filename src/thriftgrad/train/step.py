@@ -1,4 +1,4 @@
-"""One training step: from a batch to updated weights, plainly or by a plan."""
+"""One training step: from a batch to updated weights, compiled, plainly or by a plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thriftgrad.autodiff import Tensor
-from thriftgrad.errors import ConfigError, NonFiniteError
+from thriftgrad.autodiff.recording import require
+from thriftgrad.errors import ConfigError, NonFiniteError, RecordError
 from thriftgrad.nn import Module
 from thriftgrad.optim import Optimizer
-from thriftgrad.train._diagnosis import finite, where
-from thriftgrad.train.evaluate import count_right, scalar
+from thriftgrad.train._diagnosis import all_finite, finite, values_of, where
+from thriftgrad.train.evaluate import check_scalar, count_right, hits
 
 if TYPE_CHECKING:
     from thriftgrad.memory import Plan
@@ -24,31 +25,106 @@ Array = NDArray[Any]
 Loss = Callable[[Any, Any], Any]
 Step = Callable[[Array, Array], tuple[float, float]]
 """One update of the weights from a batch (x, y); returns its mean loss and how many were right."""
+_RECORDINGS = 10
+"""So many are made in any case: for two sizes of batches, and for settings that a callback changes."""
 
 
-def make_step(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan | None = None) -> Step:
-    """Return the function that makes one update of the weights from a batch (x, y)."""
-    return (
-        _plain(model, loss, optimizer) if plan is None else _planned(model, loss, optimizer, plan)
-    )
+def make_step(
+    model: Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    plan: Plan | None = None,
+    *,
+    compile: bool | None = False,
+    one_hot: bool = False,
+    say: Callable[[str], None] = lambda how: None,
+) -> Step:
+    """Return the function that makes one update of the weights from a batch (x, y).
+
+    It is plain, or goes by a plan. `compile` says whether a plain one is compiled, None: if it can be;
+    `one_hot`, whether y has rows that are one-hot, all of them. `say` is told how steps are made, once
+    that is known.
+    """
+    if plan is not None:
+        say("eager, by the plan for its memory")
+        return _planned(model, loss, optimizer, plan)
+    step = _plain(model, loss, optimizer, one_hot)
+    if compile is False:
+        say("eager, as compile=False asks")
+        return _counted(step)
+    return _compiled(step, compile is True, say)
 
 
-def _plain(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
+def _plain(model: Module, loss: Loss, optimizer: Optimizer, one_hot: bool) -> Callable[..., Any]:
+    """Return the step as it is made plainly, and recorded: it returns the loss, and who was right."""
     parameters = model.named_parameters()
     forward: Any = model
 
-    def step(x: Array, y: Array) -> tuple[float, float]:
-        # The checks below say more than NumPy's warnings would.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            outputs = forward(x)
-            objective, value = _objective(loss, model, x, y, outputs)
-            objective.backward()
-            _check_gradients(parameters, value)
+    def bad_loss(value: Any, x: Array, outputs: Any) -> NonFiniteError:
+        """Say where that began."""
+        return NonFiniteError(f"the loss is {float(value)}: {where(model, x, outputs)}")
+
+    def step(x: Array, y: Array) -> tuple[Any, Any]:
+        outputs = forward(x)
+        objective = _objective(loss, outputs, y)
+        value = objective.value
+        require(np.isfinite(value), bad_loss, value, x, values_of(outputs))
+        objective.backward()
+        _check_gradients(parameters, value)
         optimizer.step()
         _let_go(parameters)
-        return value, count_right(outputs, y)
+        return value, hits(outputs, y, one_hot)
 
+    step.__name__ = "training_step"
     return step
+
+
+def _counted(step: Callable[..., Any]) -> Step:
+    """Return a step that gives numbers."""
+
+    def counted(x: Array, y: Array) -> tuple[float, float]:
+        # The checks of loss, gradients and weights say more than NumPy's warnings would.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value, right = step(x, y)
+        return float(value), right if type(right) is float else float(np.count_nonzero(right))
+
+    return counted
+
+
+def _compiled(step: Callable[..., Any], required: bool, say: Callable[[str], None]) -> Step:
+    """Return the step compiled; unless that is required, as it is from the first time it cannot be."""
+    from thriftgrad.compile import compile
+
+    run: Any = compile(step)
+    recordings = steps = 0
+
+    def either(x: Array, y: Array) -> Any:
+        nonlocal run, recordings, steps
+        if run is step:
+            return step(x, y)
+        try:
+            result = run(x, y)
+        except Exception as error:
+            # A model may well fail on stand-ins alone; what fails without them says so better.
+            if required or not (run.failed or isinstance(error, RecordError)):
+                raise
+            result, run = step(x, y), step
+            say(f"eager, as it cannot be recorded: {error}")
+            return result
+        steps += 1
+        if run.recordings != recordings:
+            recordings = run.recordings
+            if recordings == 1:
+                say("compiled")
+            elif not required and recordings > max(_RECORDINGS, steps // 10):
+                run = step
+                say(
+                    f"eager, as it cannot be recorded for long: {recordings} recordings in {steps} "
+                    f"steps, since something that model or loss can reach changes all the time"
+                )
+        return result
+
+    return _counted(either)
 
 
 def _planned(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan) -> Step:
@@ -71,7 +147,10 @@ def _planned(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan) -> Ste
     def step(x: Array, y: Array) -> tuple[float, float]:
         def objective(outputs: Any) -> Tensor:
             nonlocal value, right
-            result, value = _objective(loss, model, x, y, outputs)
+            result = _objective(loss, outputs, y)
+            value = float(result.value)
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the loss is {value}: {where(model, x, outputs)}")
             right = count_right(outputs, y)
             return result
 
@@ -94,24 +173,21 @@ def _planned(model: Module, loss: Loss, optimizer: Optimizer, plan: Plan) -> Ste
     return step
 
 
-def _objective(loss: Loss, model: Module, x: Array, y: Array, outputs: Any) -> tuple[Tensor, float]:
-    """Return the loss as a tensor and as a number.
+def _objective(loss: Loss, outputs: Any, y: Array) -> Tensor:
+    """Return the loss.
 
     Raises:
         ConfigError: it is not a scalar that records.
-        NonFiniteError: it is NaN or infinite; the message says where that began.
     """
     objective = loss(outputs, y)
-    value = scalar(objective)
+    check_scalar(objective)
     if not isinstance(objective, Tensor):
         raise ConfigError(
-            f"loss(outputs, y) returned a {type(objective).__name__}, which records nothing; expected "
-            f"a thriftgrad.Tensor: compute it from the model's output by NumPy's functions, without "
-            f".value or .item()"
+            "loss(outputs, y) returned a plain number, which records nothing; expected a "
+            "thriftgrad.Tensor: compute it from the model's output by NumPy's functions, without "
+            ".value or .item()"
         )
-    if not math.isfinite(value):
-        raise NonFiniteError(f"the loss is {value}: {where(model, x, outputs)}")
-    return objective, value
+    return objective
 
 
 def _let_go(parameters: list[tuple[str, Any]]) -> None:
@@ -120,10 +196,17 @@ def _let_go(parameters: list[tuple[str, Any]]) -> None:
         parameter.grad = None
 
 
-def _check_gradients(parameters: list[tuple[str, Any]], value: float) -> None:
+def _check_gradients(parameters: list[tuple[str, Any]], value: Any) -> None:
     # From the loss backwards, which is the order in which gradients go wrong.
-    for name, parameter in reversed(parameters):
-        if parameter.grad is not None and not finite(parameter.grad):
-            raise NonFiniteError(
-                f"the loss is {value:.6g}, but the gradient of {name} is not finite"
-            )
+    found = [(name, p.grad) for name, p in reversed(parameters) if p.grad is not None]
+    names = [name for name, _ in found]
+
+    def bad_gradient(value: Any, *gradients: Array) -> NonFiniteError:
+        """Say which one it is."""
+        bad = next(n for n, g in zip(names, gradients, strict=True) if not finite(g))
+        return NonFiniteError(
+            f"the loss is {float(value):.6g}, but the gradient of {bad} is not finite"
+        )
+
+    gradients = [gradient for _, gradient in found]
+    require(all_finite(gradients), bad_gradient, value, *gradients)

@@ -9,7 +9,8 @@ being recorded, each of these does at once what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, Protocol
@@ -50,6 +51,12 @@ class Recorder(Protocol):
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return what stands for numbers drawn anew at each run."""
 
+    draws: int
+    """How many draws there have been so far."""
+
+    def rerun(self, draws: int) -> AbstractContextManager[None]:
+        """Note what follows as a second run of a function, which began after so many draws."""
+
     def require(self, holds: Any, complaint: Callable[..., Exception], args: Any) -> None:
         """Check at each run that `holds` is true."""
 
@@ -82,6 +89,23 @@ def uniform(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) 
     if recorder is None:
         return generator.random(shape, dtype=dtype)
     return recorder.draw(generator, shape, dtype)
+
+
+def draws() -> int:
+    """Return how many draws have been recorded so far."""
+    recorder = active.get()
+    return 0 if recorder is None else recorder.draws
+
+
+@contextmanager
+def rerun(first: int) -> Iterator[None]:
+    """Say that what is called is a second run: its draws are those from the first-th on, once more."""
+    recorder = active.get()
+    if recorder is None:
+        yield
+    else:
+        with recorder.rerun(first):
+            yield
 
 
 def require(holds: Any, complaint: Callable[..., Exception], *args: Any) -> None:

@@ -94,6 +94,9 @@ class Call:
             numbers; "require", which raises what its keyword `complaint` makes of the other arguments,
             unless the first is true.
         errors: how floating-point errors are handled, where the function had said so by `np.errstate`.
+        recomputed: whether it makes again what a call before it has made.
+        rerun: which second run of a function under `checkpoint` it belongs to; 0 for none. Calls of two
+            such runs are never taken for one, or nothing would be recomputed.
     """
 
     function: Callable[..., Any]
@@ -102,6 +105,8 @@ class Call:
     results: tuple[Variable, ...]
     kind: str = "call"
     errors: dict[str, str] | None = None
+    recomputed: bool = False
+    rerun: int = 0
 
     @property
     def operands(self) -> list[Variable]:
@@ -265,7 +270,7 @@ def _find_repeated(calls: Sequence[Call]) -> dict[Variable, Variable]:
             same[call.result] = identity
             continue
         try:
-            key = _key((call.function, call.kind, call.args, call.kwargs, call.errors))
+            key = _key((call.function, call.kind, call.args, call.kwargs, call.errors, call.rerun))
             key = key, tuple((v.shape, v.dtype, v.strides) for v in call.results)
             earlier = first.setdefault(key, call)
         except TypeError:  # an argument that has no hash

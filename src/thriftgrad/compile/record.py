@@ -16,6 +16,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -358,6 +359,10 @@ class Recorder:
         self._before: dict[Any, StandIn | None] = {}
         self._holders: dict[Any, Any] = {}
         self._generators: dict[int, tuple[Any, Any, Variable]] = {}
+        self._draws: list[Any] = []
+        self._next_draw: int | None = None  # in a second run, the place of the draw to give again
+        self._reruns = 0
+        self._rerun = 0
         self._sharing: dict[int, weakref.WeakSet[StandIn]] = {}
 
     def finished(self, outputs: Sequence[StandIn]) -> Program:
@@ -384,6 +389,7 @@ class Recorder:
             self._gradients,
             self._before,
             self._generators,
+            self._draws,
             self._sharing,
         ):
             kept.clear()
@@ -493,6 +499,9 @@ class Recorder:
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return what stands for draws; a copy of the generator makes those of the recording."""
+        if self._next_draw is not None and self._next_draw < len(self._draws):
+            self._next_draw += 1
+            return self._draws[self._next_draw - 1]
         known = self._generators.get(id(generator))
         if known is None:
             variable = Variable((), np.dtype(object), hint="rng")
@@ -504,7 +513,25 @@ class Recorder:
             )
         _, twin, variable = known
         result = drawn(twin, shape, dtype)
-        return self._note(drawn, (variable, shape, np.dtype(dtype)), {}, result, ())
+        result = self._note(drawn, (variable, shape, np.dtype(dtype)), {}, result, ())
+        self._draws.append(result)
+        return result
+
+    @property
+    def draws(self) -> int:
+        """How many draws there have been up to here, in the run of the function that this is in."""
+        return len(self._draws) if self._next_draw is None else self._next_draw
+
+    @contextmanager
+    def rerun(self, draws: int) -> Iterator[None]:
+        """Note what is called as a second run, which draws again what came after so many draws."""
+        before = self._next_draw, self._rerun
+        self._reruns += 1
+        self._next_draw, self._rerun = draws, self._reruns
+        try:
+            yield
+        finally:
+            self._next_draw, self._rerun = before
 
     def require(self, holds: Any, complaint: Callable[..., Exception], args: Any) -> None:
         """Check now, and at each run, that `holds` is true."""
@@ -732,6 +759,7 @@ class Recorder:
             call.errors = {k: v for k, v in errors.items() if v != self.errors[k]}
         if self._has_written:
             self.read_late.update(v.root for v in call.operands)
+        call.rerun, call.recomputed = self._rerun, self._rerun > 0
         self.calls.append(call)
 
     def _find_constant(self, call: Call, result: Any) -> None:

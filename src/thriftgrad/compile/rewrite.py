@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -367,9 +367,7 @@ class _Factors:
                 continue
             result = call.result
             plain = Variable(result.shape, result.dtype, result.strides, base=result.base)
-            calls.append(
-                Call(call.function, call.args, call.kwargs, (plain,), call.kind, call.errors)
-            )
+            calls.append(replace(call, results=(plain,)))
             number = self._number(wanted, calls)
             calls.append(Call(np.multiply, (number, plain), {}, (result,)))
             length += prod(result.shape)
@@ -517,7 +515,12 @@ def _makers(program: Program) -> dict[Any, Call]:
 
 
 def _expand(program: Program, expanded: Callable[[Call], list[Call]]) -> None:
-    program.calls = [new for call in program.calls for new in expanded(call)]
+    calls = []
+    for call in program.calls:
+        for new in expanded(call):
+            new.recomputed, new.rerun = call.recomputed, call.rerun
+            calls.append(new)
+    program.calls = calls
 
 
 def _put_before(program: Program, call: Call, calls: Sequence[Call]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import numpy as np
 
 from thriftgrad import tree
-from thriftgrad.autodiff import Tensor
+from thriftgrad.autodiff import Tensor, recording
 from thriftgrad.autodiff.tape import Leaf, Node, Output, Scout, deferred, scouting
 from thriftgrad.autodiff.tensor import new_level
 from thriftgrad.errors import ConfigError, InPlaceError, ReplayError
@@ -85,6 +85,7 @@ def checkpoint(function: Callable[P, R], *, check: bool = False) -> Callable[P, 
         given = _copied((args, kwargs))
         context = copy_context()
         before = [(source, source.state) for source in bit_generators(function, args, kwargs)]
+        first_draw = recording.draws()
         scout = Scout(new_level(), scouting.get())
         token = scouting.set(scout)
         try:
@@ -98,7 +99,14 @@ def checkpoint(function: Callable[P, R], *, check: bool = False) -> Callable[P, 
             return result
         drawn = [(source, state) for source, state in before if not _same(source.state, state)]
         call = _Call(
-            function, given, context, drawn, scout, structure, [_Trace(v, check) for v in leaves]
+            function,
+            given,
+            context,
+            drawn,
+            first_draw,
+            scout,
+            structure,
+            [_Trace(v, check) for v in leaves],
         )
         places: dict[int, Node] = {}
         for level in levels:
@@ -140,6 +148,7 @@ class _Call:
         "calls",
         "context",
         "drawn",
+        "first_draw",
         "function",
         "given",
         "met",
@@ -155,6 +164,7 @@ class _Call:
         given: tuple[Any, Any],
         context: Context,
         drawn: Sequence[tuple[np.random.BitGenerator, Any]],
+        first_draw: int,
         scout: Scout,
         structure: Any,
         traces: Sequence[_Trace],
@@ -163,6 +173,7 @@ class _Call:
         self.given = given
         self.context = context
         self.drawn = drawn
+        self.first_draw = first_draw
         self.met = scout.met
         self.calls = scout.calls
         self.structure = structure
@@ -191,7 +202,7 @@ class _Call:
     def _run(self, scout: Scout) -> Any:
         scouting.set(scout)
         args, kwargs = _copied(self.given)
-        with _drawing_again(self.drawn):
+        with _drawing_again(self.drawn), recording.rerun(self.first_draw):
             return self.function(*args, **kwargs)
 
     def _check_parameters(self) -> None:

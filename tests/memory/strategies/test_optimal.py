@@ -81,3 +81,18 @@ def test_thousands_of_stages_fit_in_a_fiftieth() -> None:
     assert simulation.peak <= limit
     assert simulation.runs.sum() <= 3 * 3_000
     assert Counter(simulation.tapes.tolist()) == {1: 3_000}
+
+
+def test_stages_that_take_no_time_are_planned_by_their_bytes() -> None:
+    stage = Stage(
+        output=10,
+        cotangent=10,
+        holds_input=True,
+        forward_seconds=0.0,
+        tape_seconds=0.0,
+        backward_seconds=0.0,
+    )
+    curve = frontier(Chain(stages=(stage,) * 12))
+    assert {point.seconds for point in curve} == {0.0}
+    assert len(curve) == 1  # for nothing is bought with more bytes
+    assert curve[0].peak < 12 * 10

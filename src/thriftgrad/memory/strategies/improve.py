@@ -59,7 +59,10 @@ class Frontier:
     def gain(self, peak: int, seconds: float) -> float:
         """Return how much faster this is than what is here and no larger, as a share; at most 1."""
         at = bisect_right(self._peaks, peak)
-        return 1 - seconds / self.points[at - 1].seconds if at else 1.0
+        if not at:
+            return 1.0
+        here = self.points[at - 1].seconds
+        return 1 - seconds / here if here else 0.0
 
 
 def improve(schedules: Iterable[Schedule], chain: Chain, work: int) -> Frontier:

@@ -151,7 +151,7 @@ def _persistent(coarse: Fused) -> Iterator[list[Action]]:
     for finest, room, seconds in (*_steps(chain, table), (table, table.least, inf)):
         if seconds < slower:
             continue
-        slower = seconds * (1 + seconds / (fastest * steps))
+        slower = seconds * (1 + seconds / (fastest * steps)) if fastest else seconds
         runs = finest.runs(room)
         if len(runs) * length > _LONGEST * len(chain):
             return

@@ -9,6 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTED := .venv/.installed-for-tests
 DOCUMENTED := .venv/.installed-for-docs
+COMPARED := .venv/.installed-for-benchmarks
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # With one thread, matrix products of this size are as fast, and steady beside other work.
@@ -39,9 +40,10 @@ test: $(TESTED)
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Random programs against JAX: 5,000 of them, up to an hour; `make test` runs a share.
+# Random programs: 5,000 against JAX, up to an hour, and 2,000 compiled; `make test` runs a share.
 oracle: $(TESTED)
 	ORACLE_PROGRAMS=5000 $(BIN)/pytest tests/oracle
+	ORACLE_PROGRAMS=2000 $(BIN)/pytest tests/compile -k random_programs
 
 # Lesson 7 is run with JAX, which the tests bring.
 $(DOCUMENTED): $(TESTED)
@@ -55,7 +57,13 @@ format: $(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(TESTED)
+# The libraries that thriftgrad is compared with; the processor's build of PyTorch will do.
+$(COMPARED): $(TESTED)
+	$(PIP) --group peers
+	@touch $@
+
+benchmarks: $(COMPARED)
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/experiments.py
 	$(BIN)/python benchmarks/memory.py

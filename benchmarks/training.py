@@ -392,7 +392,7 @@ def checkpoints(w: Workload, share: float, rounds: int) -> Saved:
     if takes(tg.compile.compile, "budget"):
         budget = steps["plain"].memory.block - math.ceil(share * activations_of(w))
         try:
-            add("budget", step_of(thriftgrad_model(w), budget=budget))
+            add("by a budget", step_of(thriftgrad_model(w), budget=budget))
         except tg.errors.BudgetError as error:
             print(f"({layers} layers: {error})", file=sys.stderr)
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -538,9 +538,9 @@ def report_memory(verdicts: Verdicts, quick: bool) -> None:
                 f"| {layers}, {batch:,} | {name} | {block / 1e6:.1f} MB | {saved:.1%} | {ratio:.2f} | "
                 f"{found.first[name]:.1f} s |"
             )
-            if name == "budget":
-                verdicts.add(f"{layers} layers, by a budget, saved", saved, share, least=True)
-                verdicts.add(f"{layers} layers, by a budget, time", ratio, most)
+            if name != "plain":
+                verdicts.add(f"{layers} layers, {name}, saved", saved, share, least=True)
+                verdicts.add(f"{layers} layers, {name}, time", ratio, most)
 
 
 def report_first(names: Sequence[str], verdicts: Verdicts) -> None:

@@ -12,7 +12,7 @@ import thriftgrad
 SOURCE = Path(thriftgrad.__file__).parent
 FLOORS = [
     {"errors"},
-    {"tree", "units"},
+    {"tree", "units", "blas"},
     {"plots"},
     {"autodiff"},
     {"memory"},

@@ -177,7 +177,7 @@ def test_early_stopping_ends_with_the_best_weights():
     best = int(np.argmin(losses))
     assert len(losses) == model.n_iter_ == best + 1 + 6
     short = clone(model).set_params(max_iter=best + 1).fit(X, y)
-    assert weights(short) == weights(model)
+    assert_equal_up_to_rounding(short, model)  # few steps are not compiled
 
 
 def test_stands_still_before_max_iter_without_a_warning(recwarn):
@@ -273,9 +273,10 @@ def test_a_budget_changes_nothing(memory):
 
 def test_the_steps_of_a_fit_are_compiled(caplog):
     with caplog.at_level("INFO", "thriftgrad.train"):
-        for model, y in ((MLPClassifier(**QUICK), NAMES), (MLPClassifier(**QUICK), COLUMNS)):
+        longer = {**QUICK, "max_iter": 13}  # of 8 steps
+        for model, y in ((MLPClassifier(**longer), NAMES), (MLPClassifier(**longer), COLUMNS)):
             model.fit(X, y, WEIGHT)
-        MLPRegressor(**{**QUICK, "solver": "sgd"}).fit(scipy.sparse.csr_array(X), X)
+        MLPRegressor(**{**longer, "solver": "sgd"}).fit(scipy.sparse.csr_array(X), X)
         MLPRegressor(**QUICK).partial_fit(X, X[:, 0])
         MLPRegressor(**{**QUICK, "batch_size": 1}).partial_fit(
             np.repeat(X, 3, axis=0), [0.0] * 3 * len(X)
@@ -283,7 +284,7 @@ def test_the_steps_of_a_fit_are_compiled(caplog):
     told = [record.message for record in caplog.records]
     assert told == [
         *["the training step is compiled"] * 3,
-        "the training step is eager, as compile=False asks",
+        "the training step is eager, as 8 steps are too few to be worth a recording",
         "the training step is compiled",
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("live.png", "curves.svg", "confusion.svg", "worst.svg", "weights.svg", "norms.svg")
-NAMES += ("memory.svg", "report.html")
+NAMES += ("memory.svg", "block.svg", "report.html")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -60,6 +60,7 @@ def draw(folder: Path) -> None:
     deep = [layer for i in range(12) for layer in (tg.nn.Linear(256, 256, rng=i), np.tanh)]
     x = rng.normal(size=(2048, 256)).astype(np.float32)
     tg.memory.plan(deep, x, budget="24 MB").draw(folder / "memory.svg")
+    compiled_step().memory.draw(folder / "block.svg")
 
     for command in (
         ["train", "--hidden", "64", "--epochs", "3", "--memory", "4MB", "--out", "small"],
@@ -71,3 +72,28 @@ def draw(folder: Path) -> None:
             check=True,
             capture_output=True,
         )
+
+
+def compiled_step() -> Any:
+    """Return a step of a network 784-512-512-10, compiled and run once."""
+    import numpy as np
+
+    import thriftgrad as tg
+
+    sizes = ((784, 512), (512, 512), (512, 10))
+    layers = [
+        part for i, shape in enumerate(sizes) for part in (tg.nn.Linear(*shape, rng=i), tg.nn.relu)
+    ]
+    model = tg.nn.Sequential(*layers[:-1])
+    optimizer = tg.optim.Adam(model.parameters(), lr=1e-3)
+
+    @tg.compile
+    def step(x: Any, y: Any) -> Any:
+        loss = tg.nn.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    step(np.zeros((128, 784), np.float32), np.zeros(128, np.int64))
+    return step

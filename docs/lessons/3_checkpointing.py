@@ -520,8 +520,8 @@ for k, dW, db in checkpointed(network, *batch, every(5, 10), Held(), Counter()):
     assert np.max(np.abs(bias - db)) < 1e-12
 
 # %% [markdown]
-# And in training it is one argument: a budget, or a strategy's name. The weights come out the same in every
-# bit.
+# And in training it is one argument: a budget, or a strategy's name. The weights come out those of the plain
+# step in every bit. (Without `memory`, `fit` compiles its step where it can, which rounds in other places.)
 
 
 # %%
@@ -541,6 +541,7 @@ def fitted(memory):
         epochs=1,
         batch_size=1000,
         memory=memory,
+        compile=False,
     )
     return model.state_dict()
 

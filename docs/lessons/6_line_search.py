@@ -184,7 +184,8 @@ _ = right.set_ylabel("accepted length t")
 # ## thriftgrad does the same
 #
 # `tg.optim.LineSearch` takes two functions: one that leaves the gradients on the parameters, and one for
-# the trials, under which nothing is recorded. The same start, the same steps:
+# the trials, under which nothing is recorded. (`tg.optim.FullBatch(model, tg.nn.cross_entropy, x, y)` is
+# both functions at a fraction of the time.) The same start, the same steps:
 
 # %%
 model = tg.nn.Sequential(

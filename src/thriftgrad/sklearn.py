@@ -53,8 +53,6 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any] | None] = {
     "identity": None,
 }
 _AUTO_BATCH = 200
-_WORTH_COMPILING = 200
-"""Recording a step takes the time that it saves in so many, and `partial_fit` records in each call."""
 _ROWS_AT_ONCE = 1024
 """How many rows are dense, and have activations, at once where only outputs are wanted."""
 
@@ -145,8 +143,7 @@ class _Perceptron(BaseEstimator):
         x, examples = self._examples(X, y, sample_weight, fitted, classes)
         if not fitted:
             self._begin(x, fitted)
-        few = len(examples) < _WORTH_COMPILING * self._size()
-        self._train(x, examples, 1, [], compile=False if few else None)
+        self._train(x, examples, 1, [])
         return self
 
     def _examples(
@@ -184,33 +181,22 @@ class _Perceptron(BaseEstimator):
                 parameters, rate, momentum=self.momentum, nesterov=self.momentum > 0
             )
 
-    def _train(
-        self,
-        x: Any,
-        examples: Array,
-        epochs: int,
-        callbacks: list[train.Callback],
-        compile: bool | None = None,
-    ) -> None:
+    def _train(self, x: Any, examples: Array, epochs: int, callbacks: list[train.Callback]) -> None:
         history = train.fit(
             self.network_,
             (x, examples),
             loss=self._objective(examples, self.alpha),
             optimizer=self._optimizer,
             epochs=epochs,
-            batch_size=self._size(),
+            batch_size=_AUTO_BATCH if self.batch_size == "auto" else self.batch_size,
             rng=self._rng,
             memory=self.memory,
-            compile=compile,
             callbacks=callbacks,
             progress=bool(self.verbose),
         )
         self.loss_curve_ = self.loss_curve_ + history.train_loss.tolist()
         self.loss_ = self.loss_curve_[-1]
         self.n_iter_ = len(self.loss_curve_)
-
-    def _size(self) -> Any:
-        return _AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
     def _objective(self, examples: Array, alpha: float) -> Callable[[Any, Array], Any]:
         """Return the loss of a batch of records.

@@ -227,10 +227,22 @@ def test_dropout_inside_a_traced_model_uses_up_the_models_own_generator():
     assert len(tree.flatten(model)[0]) == 2
 
 
+@pytest.mark.parametrize("shape", [(2, 50, 784), (100, 1, 784), (60_000,)])
+def test_only_products_of_matrices_are_cut(shape, monkeypatch):
+    monkeypatch.setattr(nn.layers, "has_small_kernels", lambda: True)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    weight, bias = rng.normal(size=(shape[-1], 30)).astype(np.float32), np.ones(30, np.float32)
+    y, pull = tg.vjp(nn.linear, argnums=(0, 1, 2))(x, weight, bias)
+    np.testing.assert_allclose(y, x @ weight + 1, rtol=1e-5, atol=1e-3)
+    gradients = pull(np.ones_like(y))
+    assert [each.shape for each in gradients] == [x.shape, weight.shape, bias.shape]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 784, 30), (128, 768, 64), (7, 5, 3)])
 def test_products_in_parts_are_the_products(rows, inputs, outputs, dtype, monkeypatch):
-    monkeypatch.setattr(nn.layers, "_has_small_kernels", lambda: True)
+    monkeypatch.setattr(nn.layers, "has_small_kernels", lambda: True)
     rng = np.random.default_rng(0)
     x, g = rng.normal(size=(rows, inputs)), rng.normal(size=(rows, outputs))
     layer = nn.Linear(inputs, outputs, rng=1, bias_init=nn.init.standard_normal, dtype=dtype)

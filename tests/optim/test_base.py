@@ -164,11 +164,33 @@ def test_a_rule_of_ones_own_is_not_passed_over():
     class Onwards(Upwards):
         pass
 
-    for kind in (Upwards, Onwards):
+    class Up:
+        update = Upwards.update
+
+    class MixedIn(Up, SGD):
+        pass
+
+    for kind in (Upwards, Onwards, MixedIn):
         w = Parameter(np.array([1.0, 2.0]), name="w")
         w.grad = np.array([1.0, -1.0])
         kind([w], lr=0.5).step()
         assert w.value.tolist() == [1.5, 1.5]
+
+
+@every_optimiser
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_gradient_may_be_the_parameters_own_array(make, start):
+    """As is that of ½‖p‖², or lie over it in part."""
+    array = np.array([1.0, -2.0, 3.0, 0.5])
+    one = make([stand_in(value=array[:3], grad=array[start : start + 3], name="w")])
+    other = make([stand_in(value=array[:3].copy(), grad=array[start : start + 3].copy(), name="w")])
+    for optimizer in (one, other):
+        optimizer.step()
+    assert values(one.parameters) == values(other.parameters)
+    for ours, theirs in zip(one.state, other.state, strict=True):
+        assert {k: v.tolist() for k, v in ours.items()} == {
+            k: v.tolist() for k, v in theirs.items()
+        }
 
 
 @every_optimiser

@@ -228,6 +228,38 @@ def test_the_environment_says_how_many_threads(monkeypatch):
     assert full_batch._threads() >= 1
 
 
+def test_no_search_by_losses_that_differ_by_chance():
+    x, y = task(200)
+    model = Sequential(network(), tg.nn.Dropout(0.5, rng=0), Linear(3, 3, rng=2, dtype=np.float64))
+    search, objective = LineSearch(model.parameters()), FullBatch(model, cross_entropy, x, y)
+    before = {name: array.tobytes() for name, array in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"Dropout\(0.5\) in training mode.* call model.eval"):
+        search.step(objective)
+    assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
+    model.eval()
+    search.step(objective)
+    assert_plain(objective, model, cross_entropy, x, y)
+    model.train()
+    with pytest.raises(ConfigError, match="in training mode"):
+        search.step(objective)
+
+
+def test_models_in_models_labels_in_a_list_and_a_loss_with_parameters_of_its_own():
+    x, y = task(200)
+    model = Sequential(Sequential(network(), np.tanh), Linear(3, 3, rng=2, dtype=np.float64))
+    scale = tg.Parameter(np.array(0.5), name="scale")
+
+    def loss(outputs, y):
+        return cross_entropy(outputs * scale, y)
+
+    objective = FullBatch(model, loss, x, y.tolist())
+    search = LineSearch([*model.parameters(), scale])
+    losses = [search.step(objective).loss for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert scale.value != 0.5
+    assert losses[-1] == pytest.approx(loss(model(x), y).item(), rel=1e-12)
+
+
 def test_a_loss_that_cannot_be_compiled_runs_as_it_is():
     x, y = task(200)
     model = network()
@@ -292,6 +324,14 @@ def test_what_it_is_not_for():
         FullBatch(network(), cross_entropy, x.tolist(), y)
     with pytest.raises(DataError, match="weight of shape"):
         FullBatch(network(), cross_entropy, x[:, :7], y)
+    with pytest.raises(ConfigError, match="loss is a str; expected a function"):
+        FullBatch(network(), "mse", x, y)
+    for loss in (lambda outputs, y: 0.5, lambda outputs, y: np.mean(outputs.value)):
+        with pytest.raises(ConfigError, match="which records nothing"):
+            FullBatch(network(), loss, x, y).loss_and_gradients()
+    others = LineSearch(network().parameters())
+    with pytest.raises(ConfigError, match="give a FullBatch the model whose parameters"):
+        others.step(FullBatch(network(), cross_entropy, x, y))
     model = network()
     objective, search = FullBatch(model, cross_entropy, x, y), LineSearch(model.parameters())
     for arguments in ((objective, lambda: 1.0), (lambda: (1.0, None),)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -97,8 +99,47 @@ class Said(nn.Module):
 
 
 def test_each_size_of_batch_is_recorded_once(capsys: Any) -> None:
-    trained(None, network(Said()))  # 16, 16, 16 and 2, three times
+    trained(True, network(Said()))  # 16, 16, 16 and 2, three times
     assert capsys.readouterr().out == "called\n" * 2
+
+
+def test_few_steps_are_not_worth_a_recording(tmp_path: Any) -> None:
+    def made(epochs: int, **options: Any) -> tuple[str, bytes]:
+        model, history, _ = trained(options.pop("compile", None), epochs=epochs, **options)
+        return history.step, bits(model)
+
+    said, weights = made(24)
+    assert said == "eager, as 96 steps are too few to be worth a recording"
+    assert weights == made(24, compile=False)[1]
+    assert made(25)[0] == "compiled"
+    assert made(1, compile=True)[0] == "compiled"
+    path = tmp_path / "there may be more to come"
+    assert made(1, snapshot=path)[0] == "compiled"
+    resumed = made(25, snapshot=path, resume=True)
+    assert resumed == made(25)
+
+
+class Several(nn.Module):
+    """A model of two outputs, which have no accuracy."""
+
+    def __init__(self) -> None:
+        self.body, self.head = nn.Linear(6, 3, rng=0), nn.Linear(6, 2, rng=1)
+
+    def __call__(self, x: Any) -> Any:
+        return self.body(x), {"size": self.head(x)}
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_model_of_several_outputs(compile: bool) -> None:
+    def loss(outputs: Any, y: Any) -> Any:
+        return nn.cross_entropy(outputs[0], y) + np.mean(np.square(outputs[1]["size"]))
+
+    _, history, _ = trained(compile, Several(), loss=loss, epochs=5, validation=(X, LABELS))
+    assert history.train_loss[-1] < history.train_loss[0]
+    assert history.validation_loss[-1] < history.validation_loss[0]
+    assert np.all(np.isnan(history.train_accuracy) & np.isnan(history.validation_accuracy))
+    with pytest.raises(NonFiniteError, match="the batch itself has NaN"):
+        trained(compile, Several(), loss=loss, data=(_with(X, 49, np.nan), LABELS))
 
 
 class Branch(nn.Module):
@@ -152,14 +193,15 @@ class Keeps(nn.Module):
 
 @pytest.mark.parametrize("layer", [Branch, Counter, Centred, Noise, Picky, Keeps])
 def test_what_cannot_be_recorded_is_trained_as_ever_and_said(layer: Any, caplog: Any) -> None:
-    model, history, _ = trained(None, network(layer()))
-    expected, same, _ = trained(False, network(layer()))
+    model, history, _ = trained(None, network(layer()), epochs=25)
+    expected, same, _ = trained(False, network(layer()), epochs=25)
     assert bits(model) == bits(expected)
     np.testing.assert_array_equal(history.train_loss, same.train_loss)
     assert history.step.startswith("eager, as it cannot be recorded: ")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.message == f"the training step is {history.step}"
+    said = f"the training step is {history.step}; compile=False says that this is all right"
+    assert record.message == said
 
     refused = network(layer())
     before = bits(refused)
@@ -211,8 +253,8 @@ def test_what_changes_at_every_step_is_not_recorded_for_ever(caplog: Any) -> Non
             self.losses.append(state.loss)
 
     log = Log()
-    _, history, _ = trained(None, loss=log.loss, callbacks=[log], epochs=5)
-    assert len(log.losses) == 20
+    _, history, _ = trained(None, loss=log.loss, callbacks=[log], epochs=25)
+    assert len(log.losses) == 100
     assert history.step.startswith("eager, as it cannot be recorded for long: 11 recordings in 11")
     assert [record.levelname for record in caplog.records if "eager" in record.message] == [
         "WARNING"
@@ -276,9 +318,32 @@ def test_what_goes_wrong_is_said_as_ever_and_nothing_moves(name: str) -> None:
     assert re.search(message, said)
     expected, others = refusal(False, **options)
     assert said == expected
-    assert refusal(None, **options) == (said, weights)
+    assert refusal(None, epochs=25, **options) == (said, weights)
     for a, b in zip(*(np.frombuffer(each, np.float32) for each in (weights, others)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_an_error_is_told_once() -> None:
+    for compile in (None, True, False):
+        with pytest.raises(DataError, match="linear: an input of shape") as e:
+            trained(compile, nn.Sequential(nn.Linear(6, 8), nn.Linear(9, 3)), epochs=25)
+        assert e.value.__context__ is None
+
+
+def test_the_block_goes_with_the_training() -> None:
+    x = np.zeros((200, 500), np.float32)
+    trained(True, nn.Sequential(nn.Linear(500, 500, rng=0)), (x, x), loss=nn.mse, batch_size=200)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        trained(
+            True, nn.Sequential(nn.Linear(500, 500, rng=0)), (x, x), loss=nn.mse, batch_size=200
+        )
+        assert tracemalloc.get_traced_memory()[0] < 400_000 < x.nbytes + 3 * 500 * 500 * 4
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_no_memory_with_compile() -> None:

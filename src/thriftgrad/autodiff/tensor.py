@@ -659,15 +659,17 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     is differentiated there alone, or only positional arguments; both are spelled out, for they take a
     third of the time of the general way.
     """
-    rule = lookup(function)
-    if kwargs.get("out") is not None:
+    rule = RULES.get(function)
+    if type(rule) is not Rule:
+        rule = lookup(function)
+    if kwargs and kwargs.get("out") is not None:
         _refuse_out(describe(function))
     if type(rule) is not Rule:
         if type(rule) is Composed:
             return rule.definition(*args, **kwargs)
         # By a list: a tuple that is made of an iterator is one more in Python's store of spare tuples.
         return function(*[_strip(a) for a in args], **{n: _strip(v) for n, v in kwargs.items()})
-    ready = rule.ready
+    ready = rule._ready or rule.ready
     floor = _floor.get()
     if (
         ready.only_first
@@ -880,9 +882,15 @@ def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(function)
     def recordable(*args: P.args, **kwargs: P.kwargs) -> Any:
+        simple = not kwargs
         for value in args:
+            if type(value) in _SIMPLE:
+                continue
             if isinstance(value, Tensor) or _is_sequence_of_tensors(value):
                 return dispatch(recordable, args, kwargs)
+            simple = False
+        if simple:  # as nearly always
+            return function(*args, **kwargs)
         for value in kwargs.values():
             if _holds_tensor(value):
                 return dispatch(recordable, args, kwargs)
@@ -895,6 +903,10 @@ def primitive(function: Callable[P, Any]) -> Callable[P, Any]:
         return function(*args, **kwargs)
 
     return recordable
+
+
+_SIMPLE = frozenset({np.ndarray, int, float, bool, str, type(None)})
+"""Types whose values are no tensors and hold none."""
 
 
 @primitive

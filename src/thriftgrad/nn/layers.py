@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from thriftgrad.autodiff import Parameter, defvjp, primitive
 from thriftgrad.autodiff.recording import uniform
+from thriftgrad.blas import has_small_kernels
 from thriftgrad.errors import ConfigError, DataError
 from thriftgrad.nn.init import Init, Rng, generator, glorot_uniform, zeros
 from thriftgrad.nn.module import Module
@@ -170,12 +170,12 @@ def _parts(x: Array, y: Array, length: int) -> int:
 
     OpenBLAS takes its kernels for small matrices up to 10⁶ multiplications, in float32.
     """
-    if type(x) is not np.ndarray or type(y) is not np.ndarray or x.ndim != 2 != y.ndim:
+    if type(x) is not np.ndarray or type(y) is not np.ndarray or x.ndim != 2 or y.ndim != 2:
         return 1
     work = x.size * y.shape[1]
     if not _SMALL < work <= 8 * _SMALL or x.dtype != np.float32 or y.dtype != np.float32:
         return 1
-    if not (x.flags.c_contiguous and y.flags.c_contiguous and _has_small_kernels()):
+    if not (x.flags.c_contiguous and y.flags.c_contiguous and has_small_kernels()):
         return 1
     return next(
         (n for n in (4, 8) if length % n == 0 and work <= n * _SMALL and length >= 96 * n), 1
@@ -183,14 +183,6 @@ def _parts(x: Array, y: Array, length: int) -> int:
 
 
 _SMALL = 10**6
-
-
-@cache
-def _has_small_kernels() -> bool:
-    # Late, for the rest of this room needs nothing of that one.
-    from thriftgrad.compile.spell import _HAS_SMALL_KERNELS
-
-    return _HAS_SMALL_KERNELS
 
 
 class Dropout(Module):

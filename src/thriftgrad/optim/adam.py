@@ -130,6 +130,7 @@ class Adam(Optimizer):
         state: Mapping[str, NDArray[Any]],
         lr: float,
         step: int,
+        kept: float = 1.0,
     ) -> None:
         beta1, beta2 = self.betas
         mean, square = state["mean"], state["square"]
@@ -145,6 +146,8 @@ class Adam(Optimizer):
         part += self.eps
         np.divide(mean, part, out=part)
         part *= lr / (1 - beta1 ** (step + 1))
+        if kept != 1:
+            value *= kept
         value -= part
 
 
@@ -204,6 +207,4 @@ class AdamW(Adam):
         step: int,
     ) -> None:
         """Do what `update` says in the arrays that it is given."""
-        if self.weight_decay:
-            value *= 1 - lr * self.weight_decay
-        self._move_in_place(value, gradient, state, lr, step)
+        self._move_in_place(value, gradient, state, lr, step, 1 - lr * self.weight_decay)

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from thriftgrad.autodiff import Parameter
-from thriftgrad.compile import compile
+from thriftgrad.autodiff import Parameter, Tensor
 from thriftgrad.errors import ConfigError, DataError
-from thriftgrad.nn.layers import Linear, linear
-from thriftgrad.nn.module import Module
+from thriftgrad.nn.layers import Dropout, Linear, linear
+from thriftgrad.nn.module import Module, Sequential
 
 Array = Any
 
@@ -49,16 +48,20 @@ class FullBatch:
     runs as by `thriftgrad.compile`.
 
     Products with the data run on the processors that this process may use, or on as many threads as
-    OMP_NUM_THREADS or OPENBLAS_NUM_THREADS says. Results do not depend on how many there are.
+    OMP_NUM_THREADS or OPENBLAS_NUM_THREADS says. Results do not depend on how many there are. Beside
+    the data, it holds five arrays as large as Z, and the blocks of two compiled programs.
 
     Args:
-        model: its first stage, the first layer of a `Sequential`, is a `Linear`. No random dropout.
+        model: its first stage, the first layer of a `Sequential`, is a `Linear`. Dropout is switched
+            off, by `model.eval()`.
         loss: called as loss(outputs, y) with all outputs at once; returns a scalar.
         x: floating-point array (examples, ..., inputs), taken not to change.
         y: what the loss compares with.
 
     Raises:
-        ConfigError: the first stage is not a `Linear`.
+        ConfigError: the first stage is not a `Linear`, or `loss` is no function. In a search: `loss`
+            returns what cannot be differentiated, or there is dropout in training mode, under which
+            losses differ by chance.
         DataError: x is not a floating-point array that fits the first layer.
 
     Example:
@@ -75,13 +78,22 @@ class FullBatch:
     """
 
     def __init__(self, model: Module, loss: Callable[[Any, Any], Any], x: Array, y: Any) -> None:
+        from thriftgrad.compile import compile  # late: nothing else here needs it
+
         first, *rest = model.stages() if isinstance(model, Module) else (model,)
+        while type(first) is Sequential:
+            first, *rest = (*first.stages(), *rest)
         if type(first) is not Linear:
             name = getattr(first, "__name__", type(first).__name__)
             raise ConfigError(
                 f"FullBatch: the model begins with {name}; expected a Linear layer, whose product with "
                 f"the data is what is saved. Give x as the first Linear takes it and the model from there "
                 f"on, or give LineSearch.step two functions instead"
+            )
+        if not callable(loss):
+            raise ConfigError(
+                f"FullBatch: loss is a {type(loss).__name__}; expected a function of outputs and y, such "
+                f"as nn.cross_entropy"
             )
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim < 2 or not x.size:
             given = (
@@ -100,10 +112,17 @@ class FullBatch:
 
         def value_and_slopes(y: Any) -> Any:
             result = value(entry, y)
+            if not isinstance(result, Tensor):
+                raise ConfigError(
+                    f"FullBatch: loss(outputs, y) returned a {type(result).__name__}, which records "
+                    f"nothing; expected a thriftgrad.Tensor: compute it from the outputs by NumPy's "
+                    f"functions, without .value or .item()"
+                )
             result.backward()
             return result
 
-        self.y = y
+        self.y = np.asarray(y) if isinstance(y, list) else y
+        self._model = model
         self._first = first
         self._parameters = model.parameters()
         self._rows = x.reshape(-1, x.shape[-1])
@@ -117,6 +136,7 @@ class FullBatch:
 
     def loss_and_gradients(self) -> tuple[Any, None]:
         """Return the loss, and leave the gradient of each of the model's parameters on its `grad`."""
+        self._refuse_dropout()
         for parameter in (*self._parameters, self._entry):
             parameter.grad = None
         weight, bias = self._first.weight, self._first.bias
@@ -154,6 +174,14 @@ class FullBatch:
             np.add(z, self._here.z, out=z)
             self._tried.holds = _values(self._first, copied=True)
         return self._value(z.reshape(self._entry.shape), self.y)
+
+    def _refuse_dropout(self) -> None:
+        for layer in self._model.modules():
+            if isinstance(layer, Dropout) and layer.training and layer.rate:
+                raise ConfigError(
+                    f"FullBatch: the model has a Dropout({layer.rate}) in training mode, which makes "
+                    f"another loss at every call, so that none can be compared; call model.eval() first"
+                )
 
     def _arrived(self) -> Array:
         """Return Z at the present parameters."""

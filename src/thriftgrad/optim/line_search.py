@@ -192,7 +192,8 @@ class LineSearch:
             if all(gradient is None for gradient in given):
                 raise ConfigError(
                     "loss_and_gradients() returned None for gradients and left none on .grad; "
-                    "call backward() on the loss in it, or return the gradients"
+                    "call backward() on the loss in it, or return the gradients; give a FullBatch the "
+                    "model whose parameters are searched"
                 )
         elif not isinstance(given, list | tuple) or len(given) != len(self.parameters):
             size = f" of {len(given)}" if hasattr(given, "__len__") else ""

@@ -132,7 +132,7 @@ def count_right(outputs: Any, y: Array) -> float:
 def hits(outputs: Any, y: Array, one_hot: bool) -> Any:
     """Return for each row of scores whether it is highest at its label; NaN where that means nothing."""
     scores = _plain(outputs)
-    if scores.ndim != 2 or scores.shape[1] < 2:
+    if getattr(scores, "ndim", None) != 2 or scores.shape[1] < 2:  # or several outputs
         return math.nan
     if y.ndim == 1 and y.dtype.kind in "iu":
         labels = y

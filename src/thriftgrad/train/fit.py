@@ -98,11 +98,14 @@ def fit(
             optimiser without `clip_norm`.
         compile: whether the step is compiled, that is, recorded at the first batch and run as plain
             NumPy from then on (see `thriftgrad.compile`, which also says what a recording cannot
-            see: what the model prints, it prints once). True: an error where that cannot be; False:
-            no; None: yes if it can be, and else not. `history.step` says what was done, and why; so
-            does the log, `logging.getLogger("thriftgrad.train")`, with a warning where a model
-            cannot be recorded. The weights are equal up to rounding, and to the last bit to those
-            of the same setting.
+            see: what the model prints, it prints once; and what a callback writes into an array of
+            more than 4 KiB may go unseen, where model or loss compute from that alone). True: an
+            error where that cannot be; False: no; None: yes if it can be, and there are 100 steps
+            to be made or a `snapshot` to go on from, as a recording takes the time that it saves in
+            so many. `history.step` says what was done, and why; so does the log,
+            `logging.getLogger("thriftgrad.train")`, with a warning where a model cannot be
+            recorded. Eager and compiled weights are equal up to rounding; those of two runs of one
+            kind, to the last bit.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 
@@ -187,11 +190,26 @@ def fit(
 
     def say(how: str) -> None:
         state.history.step = how
-        cannot = how.startswith("eager, as it cannot")
-        _log.log(logging.WARNING if cannot else logging.INFO, "the training step is %s", how)
+        level, hint = (
+            (logging.WARNING, "; compile=False says that this is all right")
+            if how.startswith("eager, as it cannot")
+            else (logging.INFO, "")
+        )
+        _log.log(level, "the training step is %s%s", how, hint)
 
     one_hot = memory is None and _one_hot(train[1])
-    step = make_step(model, loss, optimizer, state.plan, compile=compile, one_hot=one_hot, say=say)
+    # Whoever resumes may go on for longer, and gets the bits of a run that was as long at once.
+    ahead = math.inf if snapshot is not None else epochs * len(loader)
+    step = make_step(
+        model,
+        loss,
+        optimizer,
+        state.plan,
+        compile=compile,
+        one_hot=one_hot,
+        ahead=ahead,
+        say=say,
+    )
     optimizer.zero_grad()
     try:
         with _training(model):

@@ -599,9 +599,11 @@ def test_the_source_reads_well_and_is_the_same_every_time() -> None:
         sources.add(compiled.source)
     (source,) = sources
     for line in (
-        "    np.dot(x, layer_0_weight, out=dot)",
-        "    np.add(dot, layer_0_bias, out=dot)",
-        "    np.maximum(dot, c0, out=dot)",
+        "    np.dot(x, layer_0_weight, out=layer_0)",
+        "    np.add(layer_0, layer_0_bias, out=layer_0)",
+        "    np.maximum(layer_0, c0, out=layer_0)",
+        "layer_0_T = layer_0.T",
+        "    np.dot(layer_2, layer_2_weight_T, out=scaled_grad_before_2)",
     ):
         assert line in source.splitlines()
     assert "tensor" not in source.lower()

@@ -150,6 +150,35 @@ def test_two_shapes_in_turn_and_arguments_in_other_forms() -> None:
     assert tg.compile(lambda: 2.0)() == 2.0
 
 
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_an_array_that_is_made_read_only_stops_a_run_before_anything_is_written(
+    kernels: Any,
+) -> None:
+    if kernels == "numba":
+        pytest.importorskip("numba")
+    first, second = (tg.Parameter(np.ones(3), name=name) for name in ("first", "second"))
+    rule = optim.SGD([first, second], lr=0.1, momentum=0.9)
+
+    @tg.compile(kernels=kernels)
+    def step(x):
+        np.sum(np.tanh(first * x) * second).backward()
+        rule.step()
+        rule.zero_grad()
+
+    step(X)
+    arrays = [first.value, second.value, *(v for each in rule.state for v in each.values())]
+    for array in arrays:
+        before = [each.copy() for each in arrays]
+        array.flags.writeable = False  # the very array that the program is bound to
+        with pytest.raises(ConfigError, match="read-only"):
+            step(X)
+        array.flags.writeable = True
+        np.testing.assert_array_equal(arrays, before)
+        assert rule.steps == 1
+    step(X)
+    assert rule.steps == 2
+
+
 # What cannot be recorded, with fallback="eager"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from math import inf
@@ -12,7 +13,7 @@ import pytest
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
-from thriftgrad.compile import source
+from thriftgrad.compile import order, source
 from thriftgrad.compile.order import Group, Step, calls_of, can_fail, ordered
 from thriftgrad.compile.program import Program
 from thriftgrad.errors import RecordError
@@ -206,6 +207,64 @@ def test_an_overflow_between_two_updates() -> None:
     a.value[...] = 2e-38
     with pytest.warns(RuntimeWarning, match="overflow encountered in an update or after one"):
         run(x)
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="error"):
+        run(x)
+        a.value[...], b.value[...] = 1.0, 1.0
+    held: Any = run._newest._report.__globals__  # type: ignore[union-attr]
+    held["note"]("overflow", 2)  # as after Ctrl-C, between the error and the report of it
+    with np.errstate(all="raise"):
+        run(np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_two_arrays_are_given_the_same_entries(size: int) -> None:
+    """A target network that follows at each step."""
+    w, target = (tg.Parameter(np.ones(size), name=name) for name in ("w", "target"))
+    rule = optim.SGD([w], lr=0.1)
+
+    @tg.compile
+    def step(x):
+        np.sum(np.square(w * x)).backward()
+        rule.step()
+        rule.zero_grad()
+        target.value[...] = w.value
+
+    for count in (1, 2, 3):
+        step(np.ones(size))
+        np.testing.assert_allclose(w.value, np.full(size, 0.8**count))
+        np.testing.assert_array_equal(target.value, w.value)
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_what_an_update_alone_needs_of_a_chain(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharpness-aware minimisation: two gradients, at `w` and at `w + e`."""
+    if kernels == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(order, "WORTH", 1)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 5)), rng.normal(size=(8, 3))
+    trained = []
+    for is_compiled in (False, True):
+        w = tg.Parameter(np.linspace(-1, 1, 15).reshape(5, 3), name="w")
+        rule = optim.SGD([w], lr=0.1)
+
+        def step(x, y, w=w, rule=rule):
+            np.mean(np.square(x @ w - y)).backward()
+            e = w.grad * (0.05 / np.sqrt(np.sum(np.square(w.grad))))
+            w.value += e
+            w.grad = None
+            np.mean(np.square(x @ w - y)).backward()
+            w.value -= e
+            rule.step()
+            rule.zero_grad()
+
+        run = tg.compile(step, kernels=kernels) if is_compiled else step
+        for _ in range(3):
+            run(x, y)
+        trained.append(w.value)
+    np.testing.assert_allclose(*trained, rtol=1e-12)
 
 
 def test_a_singular_matrix_leaves_all_as_it_was() -> None:

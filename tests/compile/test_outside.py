@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 import sys
+import weakref
 from collections import UserDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,6 +122,75 @@ def _entries_of_an_array() -> Case:
     return lambda x: x * a + (a * 2) * x + a[0], lambda k: a.__setitem__(slice(None), k)
 
 
+def _another_class() -> Case:
+    class One:
+        scale = 1.0
+
+    class Two:
+        scale = 2.0
+
+    thing = One()
+    return lambda x: x * thing.scale, lambda k: setattr(thing, "__class__", Two if k == 2 else One)
+
+
+def _a_metaclass() -> Case:
+    class Meta(type):
+        scale = 1.0
+
+    class Thing(metaclass=Meta):
+        pass
+
+    return lambda x: x * Thing.scale, lambda k: setattr(Meta, "scale", k)
+
+
+def _the_order_of_a_dict() -> Case:
+    steps = {"add": lambda x: x + 1, "double": lambda x: x * 2}
+
+    def f(x):
+        for step in steps.values():
+            x = step(x)
+        return x
+
+    def change(k: float) -> None:
+        name = "add" if k == 2 else "double"
+        steps[name] = steps.pop(name)
+
+    return f, change
+
+
+def _the_sign_of_zero() -> Case:
+    settings = {"like": 0.0}
+    return lambda x: np.copysign(x, settings["like"]), lambda k: settings.update(
+        like=-0.0 if k == 2 else 0.0
+    )
+
+
+def _an_attribute_of_a_container(kind: type) -> Case:
+    thing: Any = type("Kind", (kind,), {})()
+    thing.scale = 1.0
+    return lambda x: x * thing.scale, lambda k: setattr(thing, "scale", k)
+
+
+def _a_weak_reference() -> Case:
+    class Thing:
+        scale = 1.0
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    return lambda x: x * reference().scale, lambda k: setattr(thing, "scale", k)
+
+
+def _names_that_are_looked_up() -> Case:
+    settings = {"scale": 1.0}
+
+    class Thing:
+        def __getattr__(self, name: str) -> float:
+            return settings[name]
+
+    thing = Thing()
+    return lambda x: x * thing.scale, lambda k: settings.update(scale=k)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "methods": lambda: (Layer(), _set_global),
     "a class": lambda: (lambda x: x * Settings.scale, lambda k: setattr(Settings, "scale", k)),
@@ -135,6 +205,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "a user dict": _a_user_dict,
     "a long list": _a_long_list,
     "entries of an array": _entries_of_an_array,
+    "another class": _another_class,
+    "a metaclass": _a_metaclass,
+    "the order of a dict": _the_order_of_a_dict,
+    "the sign of zero": _the_sign_of_zero,
+    "an attribute of a dict": lambda: _an_attribute_of_a_container(dict),
+    "an attribute of a list": lambda: _an_attribute_of_a_container(list),
+    "a weak reference": _a_weak_reference,
+    "names that are looked up": _names_that_are_looked_up,
 }
 
 
@@ -145,6 +223,32 @@ def test_a_change_outside_is_noticed(name: str) -> None:
     for k in (1.0, 2.0, 3.0, 2.0):
         change(k)
         np.testing.assert_array_equal(g(X), f(X))
+
+
+def test_another_name_of_a_parameter_is_warned_of() -> None:
+    w = tg.Parameter(np.ones(3), name="w")
+    other = w.value
+
+    def f(x):
+        w.value += x
+        return x * other[0]
+
+    with pytest.warns(RuntimeWarning, match="writes into w, and can reach an array that shares"):
+        tg.compile(f)(X)
+
+
+def test_what_is_made_at_its_first_use_is_recorded_on_the_spot() -> None:
+    class Lazy:
+        @functools.cached_property
+        def scale(self) -> float:
+            return 2.0
+
+    thing = Lazy()
+    g = tg.compile(lambda x: x * thing.scale)
+    np.testing.assert_array_equal(g(X), X * 2)
+    np.testing.assert_array_equal(g(X), X * 2)
+    thing.scale = 3.0
+    np.testing.assert_array_equal(g(X), X * 3)
 
 
 def test_equal_objects_with_other_settings() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -407,6 +409,36 @@ def in_threads(works: Any) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+# Copies
+
+
+class Scaled:
+    """What compiles one of its own methods."""
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+        self.call = tg.compile(self.scaled)
+
+    def scaled(self, x):
+        return x * self.scale
+
+
+@tg.compile
+def doubled(x):
+    return x * 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_record_anew(copied: Callable[[Any], Any]) -> None:
+    thing = Scaled()
+    np.testing.assert_array_equal(thing.call(np.ones(3)), np.full(3, 2.0))
+    other = copied(thing)
+    other.scale = 3.0
+    np.testing.assert_array_equal(other.call(np.ones(3)), np.full(3, 3.0))
+    np.testing.assert_array_equal(thing.call(np.ones(3)), np.full(3, 2.0))
+    assert copied(doubled) is doubled
 
 
 # Random programs

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from thriftgrad.compile.compiled import Compiled, compile
-from thriftgrad.compile.source import Memory
+from thriftgrad.compile.memory import Memory
 
 __all__ = ["Compiled", "Memory", "compile"]
 

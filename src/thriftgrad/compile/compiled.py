@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,28 +22,51 @@ import numpy as np
 from thriftgrad import tree
 from thriftgrad.autodiff import Parameter, Tensor, recording
 from thriftgrad.autodiff.tensor import as_constant, is_off
+from thriftgrad.compile import kernels as _kernels
+from thriftgrad.compile import threads
+from thriftgrad.compile.apart import Apart
+from thriftgrad.compile.guards import guard
+from thriftgrad.compile.memory import Memory
 from thriftgrad.compile.program import Input, simplified
 from thriftgrad.compile.record import Recorder, StandIn, record
-from thriftgrad.compile.source import Memory, Written, write
+from thriftgrad.compile.source import Written, write
 from thriftgrad.compile.surroundings import Surroundings
 from thriftgrad.errors import ConfigError, RecordError
 from thriftgrad.memory.generators import bit_generators
+from thriftgrad.units import budget_bytes
 
 MOST = 16
 """Programs that a compiled function keeps; of more, the one not used for the longest time goes."""
 
 Fallback = Literal["error", "eager"]
+Kernels = Literal["numpy", "numba"]
 
 
-@overload
-def compile(function: Callable[..., Any], *, fallback: Fallback = "error") -> Compiled: ...
 @overload
 def compile(
-    function: None = None, *, fallback: Fallback = "error"
+    function: Callable[..., Any],
+    *,
+    budget: int | str | None = None,
+    kernels: Kernels = "numpy",
+    fallback: Fallback = "error",
+) -> Compiled: ...
+@overload
+def compile(
+    function: None = None,
+    *,
+    budget: int | str | None = None,
+    kernels: Kernels = "numpy",
+    fallback: Fallback = "error",
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
 
-def compile(function: Callable[..., Any] | None = None, *, fallback: Fallback = "error") -> Any:
+def compile(
+    function: Callable[..., Any] | None = None,
+    *,
+    budget: int | str | None = None,
+    kernels: Kernels = "numpy",
+    fallback: Fallback = "error",
+) -> Any:
     """Record a function at its first call, and make the same NumPy calls without it from then on.
 
     The function may be a training step, with backward pass and optimiser, or any function on trees of
@@ -55,17 +80,29 @@ def compile(function: Callable[..., Any] | None = None, *, fallback: Fallback = 
     gradients and an optimiser's state; learning rates and schedules; the draws of `nn.Dropout`. What
     is computed from other arrays outside alone is computed while recording; of these, the entries of
     those up to 4 KiB are compared at every run, and larger ones are taken not to change. So are clocks,
-    files and `globals()`, which cannot be seen. An exception leaves the
-    parameters as they were before the run or as they are after it; Ctrl-C alone may come in between, in
-    the last calls of a run.
+    files, context variables and `globals()`, which cannot be seen. A program whose matrix products are
+    small runs them on one thread of OpenBLAS, which is then faster, where threadpoolctl is installed. An
+    exception leaves the parameters as they were before the run or as they are after it; Ctrl-C alone may
+    come in between, from the first update on.
 
     Args:
         function: to be compiled. Without it, a decorator is returned.
+        budget: the bytes that the block may take, a number or a text such as "8 MB". What does not fit
+            is dropped, and computed again when it is needed; results are the same to the last bit.
+            None for whatever it takes.
+        kernels: "numpy", or "numba", which makes one loop in machine code of calls that follow each
+            other entry by entry, such as an optimiser's update. Its entries are those of NumPy, but it
+            reports no floating-point errors, whatever `np.errstate` says. Numba compiles a loop once, in
+            some tenths of a second, and keeps it on disk, in `~/.cache/thriftgrad/kernels` or under
+            `XDG_CACHE_HOME`. Needs `pip install 'thriftgrad[fast]'`.
         fallback: what to do with a function that cannot be recorded: "error", or "eager", which warns
             once and calls the function as it is.
 
     Raises:
-        ConfigError: an unknown `fallback`, or something that cannot be called.
+        ConfigError: an unknown `fallback` or `kernels`, a `budget` that is no size, or something that
+            cannot be called.
+        MissingExtraError: `kernels="numba"` without Numba.
+        BudgetError: when called, if no program known is so small. Its `least` is the fewest bytes.
         RecordError: when called, if what the function does depends on the entries of its arrays.
 
     Example:
@@ -89,25 +126,44 @@ def compile(function: Callable[..., Any] | None = None, *, fallback: Fallback = 
     """
     if fallback not in ("error", "eager"):
         raise ConfigError(f"compile: fallback = {fallback!r}; expected 'error' or 'eager'")
+    if kernels not in ("numpy", "numba"):
+        raise ConfigError(f"compile: kernels = {kernels!r}; expected 'numpy' or 'numba'")
+    if kernels == "numba":
+        _kernels.require()
     if function is None:
-        return lambda function: compile(function, fallback=fallback)
+        return lambda function: compile(function, budget=budget, kernels=kernels, fallback=fallback)
     if not callable(function):
         raise ConfigError(
             f"compile was given a {type(function).__name__}, which cannot be called; give it a function"
         )
-    return Compiled(function, fallback)
+    return Compiled(function, fallback, None if budget is None else budget_bytes(budget), kernels)
 
 
 class Compiled:
-    """A compiled function: see `compile`."""
+    """A compiled function: see `compile`.
 
-    live_in_programs = ("_programs", "_newest", "_eager")
+    Attributes:
+        failed: whether it was a recording that the last error came from, and not a run.
+        recordings: how many there have been.
+    """
 
-    def __init__(self, function: Callable[..., Any], fallback: Fallback = "error") -> None:
+    live_in_programs = ("_programs", "_newest", "_eager", "_said", "failed", "recordings")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        fallback: Fallback = "error",
+        budget: int | None = None,
+        kernels: Kernels = "numpy",
+    ) -> None:
         update_wrapper(self, function)
         self._function = function
         self._fallback = fallback
-        self._eager = False
+        self._budget = budget
+        self._kernels = kernels
+        self.failed = False
+        self.recordings = 0
+        self._eager = self._said = False
         self._programs: OrderedDict[Any, list[_Replay]] = OrderedDict()
         self._newest: _Replay | None = None
         self._lock = threading.RLock()
@@ -117,37 +173,59 @@ class Compiled:
         if self._eager or recording.active.get() is not None:
             return self._function(*args, **kwargs)
         with self._lock:
-            leaves, structure = _flattened(args, kwargs)
-            key = structure, tuple(map(_layout, leaves)), _which_are_one(leaves), is_off()
-            for replay in self._programs.get(key, ()):
-                if replay.fits():
-                    self._newest = replay
-                    self._programs.move_to_end(key)
-                    return replay.run(leaves)
             try:
-                replay = _Replay(self._function, args, kwargs)
+                newest = self._newest
+                if newest is not None and newest.fits_at_once(args, kwargs):
+                    return newest.run(args)
+                leaves, replay = self._found(args, kwargs)
+                return replay.run(leaves)
             except RecordError as error:
                 if self._fallback == "error":
                     raise
-                self._eager = True
-                warnings.warn(
-                    f"{self._name} cannot be recorded and runs as it is: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            else:
-                self._keep(key, replay)
-                if replay.fits():
-                    return replay.run(leaves)
-                raise RecordError(
-                    f"{self._name} changes what it depends on while it runs, so that it would be recorded "
-                    f'at every call; compile it with fallback="eager", or keep that outside'
-                )
+                self._eager = self.failed
+                if not self._said:
+                    self._said = True
+                    warnings.warn(
+                        f"{self._name} cannot be recorded and runs as it is: {error}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
         return self._function(*args, **kwargs)
+
+    def _found(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], _Replay]:
+        """Return the arguments without their structure, and the program for them, recorded if need be."""
+        leaves, structure = _flattened(args, kwargs)
+        key = structure, tuple(map(_layout, leaves)), _which_are_one(leaves), is_off()
+        for replay in self._programs.get(key, ()):
+            if replay.fits(leaves):
+                self._newest = replay
+                self._programs.move_to_end(key)
+                return leaves, replay
+        self.failed = True
+        for _ in range(2):  # as what is made at its first use and kept is there at the second
+            self.recordings += 1
+            replay = _Replay(self._function, args, kwargs, self._budget, self._kernels)
+            if replay.fits(leaves):
+                break
+        else:
+            raise RecordError(
+                f"{self._name} changes what it depends on while it runs, so that it would be recorded "
+                f'at every call; compile it with fallback="eager", or keep that outside'
+            )
+        self.failed = False
+        self._keep(key, replay)
+        return leaves, replay
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Be a method, of each object with programs of its own."""
         return self if instance is None else partial(self, instance)
+
+    def __reduce__(self) -> Any:
+        """Leave programs and their block behind: a copy, or what is unpickled, records anew."""
+        home, name = sys.modules.get(self.__module__), getattr(self, "__qualname__", "")
+        if getattr(home, name, None) is self:  # it has taken the place of its function
+            return name
+        return Compiled, (self._function, self._fallback, self._budget, self._kernels)
 
     @property
     def source(self) -> str:
@@ -160,7 +238,7 @@ class Compiled:
         return self._last.written.memory
 
     def save(self, path: str | Path) -> None:
-        """Write the source to a file that runs with NumPy alone.
+        """Write the source to a file that runs with NumPy alone, or with Numba where it has kernels.
 
         The function in it takes, behind what the person passes, everything else that the program reads
         or writes into: parameters, an optimiser's state, its learning rate. It counts no steps, and
@@ -210,7 +288,14 @@ _serial = count(1).__next__
 class _Replay:
     """One program, ready to run."""
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        budget: int | None,
+        kernels: Kernels,
+    ) -> None:
         self._surroundings = Surroundings(function, *_objects_in((args, kwargs)))
         recorder: Recorder
         with _no_draws(function, args, kwargs):
@@ -227,31 +312,68 @@ class _Replay:
         program = simplified(recorder.finished(outputs))
         recorder.forget()
         name = getattr(function, "__name__", "function")
-        self.written: Written = write(program, name)
+        self.written: Written = write(
+            program, name, budget, fusing=_kernels if kernels == "numba" else None
+        )
         self._afterwards = program.afterwards
         self._inputs = self.written.inputs
         self._positions = [recorder.positions.get(each.variable) for each in self._inputs]
         self._live = [(i, each) for i, each in enumerate(self._inputs) if each.fetch is not None]
         self._wrote = [(i, e.wrote) for i, e in self._live if e.final and e.wrote]
         self._bound: list[Any] = [None] * len(self._inputs)
-        self._call, self._report = _executed(self.written)
+        call, self._report = _executed(self.written)
+        self._call = threads.on_one(call) if threads.is_small(program) else call
+        self._warn_of_other_names(name)
         self._given_gradients = [at for at, v in program.gradients if v is not None]
         self._dropped_gradients = [at for at, v in program.gradients if v is None]
         self._arguments = [
             (i, position) for i, position in enumerate(self._positions) if position is not None
         ]
-        late = [
-            i
-            for i, e in enumerate(self._inputs)
-            if e.variable in recorder.read_late and not e.variable.number
-        ]
-        written = [i for i, each in enumerate(self._inputs) if each.final]
-        self._apart = [(i, j) for i in late if i not in written for j in written]
+        late = [i for i, e in enumerate(self._inputs) if e.variable in recorder.read_late]
+        self._apart = Apart(self._inputs, late, self.written.late)
         self._alone = self._structure is None and len(self._kinds) == 1 == len(program.outputs)
         self._alone = self._alone and not self._given_gradients
+        self._of_arrays = not kwargs and all(type(each) is np.ndarray for each in args)
+        self._of_arrays = self._of_arrays and not _which_are_one(args)
+        self._unchanged = guard(
+            args if self._of_arrays else None,
+            self._expected,
+            self._surroundings.places,
+            self._live,
+            self._bound,
+        )
+        # A function of a text and its globals hold each other, and with them the block and the model.
+        for made in (call, self._unchanged):
+            weakref.finalize(self, made.__globals__.clear).atexit = False
 
-    def fits(self) -> bool:
-        """Tell whether all that the program was recorded for is as it was then."""
+    def _warn_of_other_names(self, name: str) -> None:
+        """Warn of arrays outside that lie where the program writes, unless it reads them itself."""
+        arrays = [each for _, each in self._live if not each.variable.number]
+        live = [(each, each.fetch()) for each in arrays]  # type: ignore[misc]
+        read = {id(array) for each, array in live if each.final is None}
+        for array in self._surroundings.arrays:
+            for each, written in live:
+                if each.final is None or id(array) in read:
+                    continue
+                if np.may_share_memory(array, written):
+                    warnings.warn(
+                        f"{name} writes into {each.name}, and can reach an array that shares memory with "
+                        f"it. What it computes from that array alone is computed while recording; read "
+                        f"{each.name} from its parameter instead",
+                        RuntimeWarning,
+                        stacklevel=5,
+                    )
+                    return
+
+    def fits_at_once(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        """Tell whether it is clear at a look that all is as it was, these arguments included."""
+        return self._of_arrays and not kwargs and self._unchanged(args)
+
+    def fits(self, leaves: Sequence[Any]) -> bool:
+        """Tell whether all is as it was, for arguments laid out as they were."""
+        return self._unchanged(leaves) or self._fits_by_value()
+
+    def _fits_by_value(self) -> bool:
         for holder, leaf, there in self._expected:
             if holder.node is not leaf or (leaf.grad is not None) is not there:
                 return False
@@ -260,10 +382,9 @@ class _Replay:
         bound = self._bound
         for i, each in self._live:
             value = each.fetch()  # type: ignore[misc]
-            if value is not bound[i]:
-                if not _matches(value, each):
-                    return False
-                bound[i] = value
+            if (value is not bound[i] or each.final is not None) and not _matches(value, each):
+                return False
+            bound[i] = value
         return True
 
     def run(self, leaves: Sequence[Any]) -> Any:
@@ -272,9 +393,7 @@ class _Replay:
         for i, position in self._arguments:
             bound[i] = leaves[position]
         try:
-            for i, j in self._apart:
-                self._check_apart(i, j)
-            results = self._call(*bound)
+            results = self._call(*self._apart.checked(bound))
         except Exception:
             if vars(self._report).pop("called", False):
                 self._settle()  # the error was held back until everything was written
@@ -283,24 +402,15 @@ class _Replay:
             for i, _ in self._arguments:  # which are not kept alive
                 bound[i] = None
         self._settle()
+        if self._alone:
+            return self._kinds[0](results[0])
         count = len(self._kinds)
         for holder, gradient in zip(self._given_gradients, results[count:], strict=True):
             holder.grad = gradient
-        if self._alone:
-            return self._kinds[0](results[0])
         leaves = [make(value) for make, value in zip(self._kinds, results[:count], strict=True)]
         leaves.reverse()
         whole = [leaves.pop() if each is _MARK else each for each in self._leaves]
         return tree.unflatten(self._structure, whole)
-
-    def _check_apart(self, i: int, j: int) -> None:
-        """Refuse an array that the function looks at after a write, as the program has by then."""
-        read, written = self._bound[i], self._bound[j]
-        if isinstance(read, np.ndarray) and np.may_share_memory(read, written):
-            raise RecordError(
-                f"{self._inputs[i].name} shares memory with {self._inputs[j].name}, which the compiled "
-                f"function writes into before it reads the former; give it a copy"
-            )
 
     def _settle(self) -> None:
         """Do what goes with arrays that have been written into."""
@@ -356,7 +466,12 @@ def _no_draws(*roots: Any) -> Iterator[None]:
     """
     sources = [np.random.mtrand._rand._bit_generator, *bit_generators(*roots)]
     before = [deepcopy(source.state) for source in sources]
-    yield
+    try:
+        yield
+    except BaseException:
+        for source, state in zip(sources, before, strict=True):
+            source.state = state
+        raise
     for source, state in zip(sources, before, strict=True):
         if not _equal_states(source.state, state):
             for each, then in zip(sources, before, strict=True):
@@ -495,12 +610,16 @@ def _matches(value: Any, each: Input) -> bool:
 def _executed(written: Written) -> tuple[Callable[..., Any], Any]:
     """Return the function that the text defines, and the one that reports errors held back.
 
-    Tracebacks show the lines of the text.
+    Tracebacks show the lines of the text. The kernels in it are taken from where they are kept.
     """
     name = f"compiled {written.name} {_serial()}"
     scope: dict[str, Any] = {"__name__": name, "__loader__": _Text(written.text)}
     scope.update(written.objects)
-    exec(builtins.compile(written.text, name, "exec"), scope)
+    text = written.text
+    for kernel in written.kernels.values():
+        scope[kernel.name] = _kernels.load(kernel)
+        text = text.replace(kernel.text, "\n" * kernel.text.count("\n"))
+    exec(builtins.compile(text, name, "exec"), scope)
     return scope[written.name], scope.get("report", _nothing_held_back)
 
 

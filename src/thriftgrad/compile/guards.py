@@ -102,7 +102,9 @@ def _surroundings(text: _Text, place: Place) -> None:
     else:
         for key, value in zip(place.names, values, strict=True):
             text.ask(f"{text(owner)}.{key} is {text(value)}")
-    if place.size is not None:
+    if place.in_order:
+        text.ask(f"[*{text(owner)}] == {text(list(place.names))}")
+    elif place.size is not None:
         text.ask(f"len({text(owner)}) == {place.size}")
 
 
@@ -120,14 +122,16 @@ def _fetched(text: _Text, i: int, each: Input) -> list[str]:
     else:
         fits = f"type(now) is ndarray and now.dtype is {text(v.dtype)} and "
         fits += f"now.shape == {v.shape} and now.strides == {v.strides}"
-        fits += " and now.flags.writeable" * (each.final is not None)
-    return [
+    lines = [
         f"now = {now}",
         f"if now is not bound[{i}]:",
         f"    if not ({fits}):",
         "        return False",
         f"    bound[{i}] = now",
     ]
+    if each.final is not None:  # which the same array may have been a run ago, and be no more
+        lines += ["if not now.flags.writeable:", "    return False"]
+    return lines
 
 
 _NUMBERS = {np.dtype(kind): kind for kind in (bool, int, float, complex)}

@@ -179,6 +179,13 @@ _WHOLE: dict[Any, str] = {
     np.maximum: "{0} if {0} > {1} else {1}",
     np.minimum: "{0} if {0} < {1} else {1}",
 }
+_WIDE = {
+    f: template
+    for f, template in _WHOLE.items()
+    if f not in (np.add, np.subtract, np.multiply, np.square, np.negative, np.absolute)
+}
+"""Of signed numbers of 64 bits: without what may overflow. Numba takes it that none does, so that
+`abs(a * a)` would be negative where `a * a` is; shorter ones it computes in 64 bits."""
 _TRUTHS: dict[Any, str] = {
     **_BITS,
     np.logical_and: "{0} & {1}",
@@ -200,7 +207,7 @@ def _table(dtype: np.dtype[Any]) -> dict[Any, str]:
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
         return _FLOATS
     if dtype.kind in "iu":
-        return _WHOLE
+        return _WIDE if dtype.kind == "i" and dtype.itemsize == 8 else _WHOLE
     return _TRUTHS if dtype.kind == "b" else {}
 
 
@@ -463,7 +470,8 @@ def _compiled(kernel: Kernel, types: Sequence[Any], path: Path | None) -> Callab
     exec(builtins.compile(text, filename, "exec"), vars(module))
     sys.modules[name] = module  # where Numba looks for the globals of what it has kept
     function: Any = getattr(module, kernel.name)
-    function.compile(tuple(types))
+    if hasattr(function, "compile"):  # under NUMBA_DISABLE_JIT it stays a function of Python
+        function.compile(tuple(types))
     made: Callable[..., None] = function
     return made
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from thriftgrad.compile import spell
 from thriftgrad.compile.place import Buffer
-from thriftgrad.compile.program import Call, Input, Variable
+from thriftgrad.compile.program import Call, Input, Program, Variable
 
 RESERVED = {
     *("np", "block", "at", "i", "special", "operator", "builtins", "warnings", "errors", "wanted"),
-    *("note", "held_back", "report"),
+    *("note", "held_back", "options", "report"),
     *keyword.kwlist,
     *dir(builtins),
 }
@@ -40,6 +40,7 @@ class Names:
         while self.function in RESERVED:
             self.function += "_"
         self._taken: set[str] = {*RESERVED, self.function}
+        self._counts: dict[str, int] = {}  # of names that were wished for alike
         self.inputs = {each.variable: each for each in inputs}
         self.known = {v: self.new(each.name) for v, each in self.inputs.items()}
         self.in_block: dict[Variable, Buffer] = {}
@@ -51,10 +52,9 @@ class Names:
     def new(self, wish: str) -> str:
         """Return a name like the one wished for that nothing else has."""
         name = stem = identifier(wish)
-        number = 1
         while name in self._taken:
-            number += 1
-            name = f"{stem}_{number}"
+            self._counts[stem] = self._counts.get(stem, 1) + 1
+            name = f"{stem}_{self._counts[stem]}"
         self._taken.add(name)
         return name
 
@@ -92,6 +92,18 @@ class Names:
         if value is Ellipsis:
             return "..."
         return spell.function_text(value) or self.of_object(value)
+
+    def view(self, call: Call) -> str:
+        """Return what to call a view: `x_T`, `x_flat`, `x_4x100x196`."""
+        shape, given = call.results[0].shape, call.operands[0]
+        if call.function is np.transpose and len(shape) == 2:
+            return f"{self.of(given)}_T"
+        if call.function in _SAME_ENTRIES and shape:
+            kind = "flat" if len(shape) == 1 else "x".join(map(str, shape))
+            is_named = given.root in self.known or given.root in self.in_block
+            return f"{self.of(given.root if is_named else given)}_{kind}"
+        title = getattr(call.function, "__name__", "view")
+        return f"{self.of(given)}_{PLAIN.get(title, title)}"
 
     def of_object(self, value: Any) -> str:
         """Return the name of something that the text cannot make."""
@@ -135,6 +147,31 @@ class Names:
                 text = f"np.full({self.of(v.shape)}, {self._of_constant(v.constant, v.dtype)})"
             self.constants[key] = name, f"{name} = {text}"
         return self.constants[key][0]
+
+
+_SAME_ENTRIES = {np.reshape, np.transpose, np.squeeze, np.expand_dims}
+
+
+def called_after_layers(program: Program) -> Program:
+    """Call products with a weight after its layer: `hidden` going forward, `grad_before_hidden` back.
+
+    Which of the two it is shows in whether the weight is transposed, as the first one goes forward.
+    """
+    layers = {
+        each.variable: each.name.removesuffix(".weight")
+        for each in program.inputs
+        if each.name.endswith(".weight") and len(each.variable.shape) == 2
+    }
+    whole: dict[Variable, bool] = {}  # how a weight goes into its first product
+    for call in program.calls:
+        if call.function not in (np.matmul, np.dot) or call.result.hint:
+            continue
+        for v in call.operands:
+            if v.root in layers and len(v.shape) == 2:
+                goes_forward = whole.setdefault(v.root, v is v.root) == (v is v.root)
+                layer = layers[v.root]
+                call.result.hint = layer if goes_forward else f"grad_before_{layer}"
+    return program
 
 
 def with_arrays(call: Call) -> Call:

@@ -102,13 +102,15 @@ def ordered(
             update.calls.append(call)
         else:
             body.append(call)
+    overwritten = {each.final: each.variable for each in program.writes}
     for update in updates.values():
-        made = {call.result for call in update.calls}
-        update.targets = {e.final: e.variable for e in program.writes if e.final in made}
+        made = [call.result for call in update.calls]
+        update.targets = {new: overwritten[new] for new in made if new in overwritten}
     worth = WORTH if worth is None else worth
     steps = _in_chains(sorted(body, key=lambda call: not _is_about_numbers(call)), worth, takes)
+    steps = _with_updates(steps, list(updates.values()))
     _find_kept(steps, program)
-    return _with_updates(steps, list(updates.values()))
+    return steps
 
 
 def read_late(program: Program, steps: Iterable[Step]) -> set[Variable]:
@@ -140,11 +142,14 @@ def _copy_what_is_kept(program: Program) -> None:
     program.outputs = [safe(v) for v in program.outputs]
     program.gradients = [(at, None if v is None else safe(v)) for at, v in program.gradients]
     made = {v: call for call in program.calls for v in call.results}
+    known: set[Variable] = set()  # as two arrays may be given the same entries
     for each in program.writes:
         final = each.final
         assert final is not None
-        if final not in made or made[final].kind != "call" or final.base is not None:
+        is_made = final in made and made[final].kind == "call" and final.base is None
+        if not is_made or final in known:
             each.final = copied(final)
+        known.add(final)
 
 
 # Updates
@@ -157,16 +162,19 @@ def _calls_of_updates(program: Program) -> dict[Call, set[Call]]:
         for v in call.operands:
             users.setdefault(v, []).append(call)
     finals = {each.final for each in program.writes}
+    inputs = {each.variable for each in program.inputs}
+    ends = {*program.outputs, *(v for _, v in program.gradients)}
     group: dict[Call, set[Call]] = {}
     for call in reversed(program.calls):
         using = users.get(call.results[0], []) if call.results else []
         ends_there = bool(using) or not finals.isdisjoint(call.results)
-        if ends_there and all(user in group for user in using) and _can_wait(call, program):
+        if ends_there and all(user in group for user in using) and _can_wait(call, ends, inputs):
             _join({call}.union(*(group[user] for user in using)), group)
+    maker = {v: call for call in program.calls for v in call.results}
     for each in program.writes:  # who reads an old value must not come after its change
-        readers = users.get(each.variable, [])
-        makers = [call for call in program.calls if each.final in call.results]
-        touching = [call for call in (*readers, *makers) if call in group]
+        assert each.final is not None
+        touching = [*users.get(each.variable, []), maker[each.final]]
+        touching = [call for call in touching if call in group]
         joined: set[Call] = set().union(*(group[call] for call in touching))
         if len({call.result.shape for call in joined}) > 1:
             for call in joined:
@@ -186,13 +194,12 @@ def _join(calls: set[Call], group: dict[Call, set[Call]]) -> None:
         group[call] = calls
 
 
-def _can_wait(call: Call, program: Program) -> bool:
+def _can_wait(call: Call, ends: set[Variable | None], inputs: set[Variable]) -> bool:
     """Tell whether a call is of the kind that updates are made of."""
     if not _can_be_cut(call) or call.errors is not None or can_fail(call):
         return False
-    if call.result in program.outputs or any(call.result is v for _, v in program.gradients):
+    if call.result in ends:
         return False
-    inputs = {each.variable for each in program.inputs}
     return not any(
         (v.shape != call.result.shape and v.shape) or (v.base is not None and v.root in inputs)
         for v in call.operands
@@ -348,7 +355,7 @@ def _is_plain(call: Call) -> bool:
 
 
 def _find_kept(steps: Sequence[Step], program: Program) -> None:
-    """Note of each chain which results are needed outside."""
+    """Note of each chain which results are needed outside, by updates too."""
     ends = {v.root for v in program.ends}
     users: dict[Variable, set[int]] = {}
     for i, step in enumerate(steps):
@@ -356,6 +363,6 @@ def _find_kept(steps: Sequence[Step], program: Program) -> None:
             for v in call.operands:
                 users.setdefault(v.root, set()).add(i)
     for i, step in enumerate(steps):
-        if isinstance(step, Group):
+        if isinstance(step, Group) and not step.targets:
             made = [call.result for call in step.calls]
             step.kept = {v for v in made if v in ends or users.get(v, set()) - {i}}

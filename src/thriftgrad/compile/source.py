@@ -19,13 +19,13 @@ from math import inf
 from typing import Any
 
 from thriftgrad.compile import spell
+from thriftgrad.compile.budget.schedule import within
 from thriftgrad.compile.memory import Memory
-from thriftgrad.compile.names import PLAIN, Names, dtype_text, with_arrays
+from thriftgrad.compile.names import PLAIN, Names, called_after_layers, dtype_text, with_arrays
 from thriftgrad.compile.order import Group, calls_of, ordered, read_late
 from thriftgrad.compile.place import ALIGNMENT, Buffer, most_alive, place
 from thriftgrad.compile.program import Call, Input, Program, Variable, converted
 from thriftgrad.compile.rewrite import rewritten
-from thriftgrad.compile.schedule import within
 from thriftgrad.compile.tiles import Fusing, Tiles
 from thriftgrad.units import show_bytes
 
@@ -69,8 +69,7 @@ def write(
     Args:
         program: as recorded and simplified.
         name: of the function.
-        budget: the most bytes that the block may have. With one, nothing is made in tiles but updates, as
-            it is planned call by call.
+        budget: the most bytes that the block may have; None for what it takes.
         worth: from how many bytes on, written and read again, a chain is made in tiles; None for
             `order.WORTH`.
         fusing: what makes kernels of chains and updates, of any size; None for NumPy alone.
@@ -78,10 +77,15 @@ def write(
     Raises:
         BudgetError: no program known with these results is so small.
     """
-    program = spell.spelled(rewritten(program))
-    if budget is not None:
-        return within(program, budget, lambda each: Writer(each, name, inf, fusing).written())
-    return Writer(program, name, worth, fusing).written()
+    program = spell.spelled(rewritten(called_after_layers(program)))
+    if budget is None:
+        return Writer(program, name, worth, fusing).written()
+    return within(
+        program,
+        budget,
+        lambda each: Writer(each, name, worth, fusing).written(),
+        lambda each: Writer(each, name, inf, fusing).written(),
+    )
 
 
 class Writer:
@@ -279,8 +283,7 @@ class Writer:
         names = self.names
         text = spell.free(call, names.of)
         title = getattr(call.function, "__name__", "value")
-        stem = names.of(call.operands[0]) if call.kind == "view" else ""
-        title = "_".join(filter(None, [stem, PLAIN.get(title, title)]))
+        title = names.view(call) if call.kind == "view" else PLAIN.get(title, title)
         is_fixed = call.kind == "view" and all(map(self.is_fixed, call.operands))
         for v in call.results:
             names.known[v] = names.new(v.hint or title)
@@ -341,7 +344,8 @@ class Writer:
             f'thriftgrad.compile."""'
         ]
         prelude.append("\n".join([*spell.imports(definition + fixed), "import numpy as np"]))
-        prelude[-1] += "".join({f"\n{kernel.needs}" for kernel in self.kernels.values()})
+        needs = dict.fromkeys(kernel.needs for kernel in self.kernels.values())
+        prelude[-1] += "".join(f"\n{each}" for each in needs)
         if self.holds_back:
             prelude[-1] = f"import warnings\n\n{prelude[-1]}"
         if self._buffers:
@@ -373,10 +377,12 @@ def at(offset, shape, dtype, strides=None):
 
 """
 _HELD_BACK = """\
-# Floating-point errors are held back until all that is written together is written.
+# The last calls write into parameters. Were one of them stopped by a floating-point error, some parameters
+# would be new and others old. So such errors are noted, and reported once all is written.
 
 errors = set()
 wanted = {}
+options = {}
 
 
 def note(kind, flag):
@@ -384,8 +390,11 @@ def note(kind, flag):
 
 
 def held_back():
-    wanted.update(np.geterr())
-    return np.errstate(call=note, **{k: "call" for k, v in wanted.items() if v != "ignore"})
+    errors.clear()
+    if wanted != np.geterr():
+        wanted.update(np.geterr())
+        options.update((k, v if v == "ignore" else "call") for k, v in wanted.items())
+    return np.errstate(call=note, **options)
 
 
 def report():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from thriftgrad.blas import has_small_kernels
 from thriftgrad.compile.program import (
     Call,
     Program,
@@ -173,18 +174,7 @@ def _count(length: int, total: int) -> int:
 _SMALL = 10**6
 
 
-def _has_small_kernels() -> bool:
-    try:
-        found: Any = np.show_config(mode="dicts")
-        library = found["Build Dependencies"]["blas"]["name"]
-        extensions = found["SIMD Extensions"]
-    except (KeyError, TypeError):
-        return False
-    names = [*extensions.get("baseline", ()), *extensions.get("found", ())]
-    return "openblas" in library and any(n == "X86_V4" or n.startswith("AVX512") for n in names)
-
-
-_HAS_SMALL_KERNELS = _has_small_kernels()
+_HAS_SMALL_KERNELS = has_small_kernels()
 
 
 # Calls with out=

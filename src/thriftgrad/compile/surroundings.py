@@ -16,11 +16,13 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from inspect import getattr_static
 from operator import is_, itemgetter
 from types import (
     BuiltinMethodType,
@@ -50,10 +52,12 @@ class Surroundings:
 
     Attributes:
         places: where that is.
+        arrays: those that it can get at.
     """
 
     def __init__(self, *roots: Any) -> None:
         self.places: list[Place] = []
+        self.arrays: list[Any] = []
         self._once: list[tuple[Callable[[], Any], Any, str]] = [_drawing(random._inst)]
         seen: dict[
             int, Any
@@ -79,8 +83,12 @@ class Surroundings:
                 )
             if isinstance(each, random.Random | np.random.RandomState):
                 self._once.append(_drawing(each))
-            elif isinstance(each, np.ndarray) and each.nbytes > SMALL:
-                self._once.append((partial(_sum_of, each), _sum_of(each), "entries of an array"))
+            elif isinstance(each, np.ndarray):
+                self.arrays.append(each)
+                if each.nbytes > SMALL:
+                    self._once.append(
+                        (partial(_sum_of, each), _sum_of(each), "entries of an array")
+                    )
             for place in _places(each):
                 self.places.append(place)
                 queue += place.values
@@ -98,6 +106,8 @@ class Surroundings:
             if not all(map(is_, now, place.values)) and not _all_equal(now, place.values):
                 return False
             if place.size is not None and len(place.owner) != place.size:
+                return False
+            if place.in_order and list(place.owner) != list(place.names):
                 return False
         return True
 
@@ -124,7 +134,17 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Place:
-    """Some values that an owner holds, and how to read and write them."""
+    """Some values that an owner holds, and how to read and write them.
+
+    Attributes:
+        owner: what holds them.
+        names: what they are called there.
+        values: they themselves, as they were.
+        read: returns them as they are now, given the owner.
+        kind: what they are, for a message.
+        size: how many the owner has, of which these may be some; None where that tells nothing.
+        in_order: whether it matters in which order the owner has them.
+    """
 
     owner: Any
     names: Sequence[Any]
@@ -132,6 +152,7 @@ class Place:
     read: Callable[[Any], Any]
     kind: str
     size: int | None = None
+    in_order: bool = False
 
     def changed(self) -> str | None:
         """Return what has changed, in words, or None."""
@@ -193,7 +214,7 @@ _NOTHING_INSIDE = (
 def _places(each: Any) -> Iterator[Place]:
     """Yield where `each` holds values that may become other ones."""
     if isinstance(each, dict):
-        yield from _of_dict(each, tuple(each), "the key", len(each))
+        yield from _of_dict(each, tuple(each), "the key", len(each), in_order=True)
     elif isinstance(each, list):
         yield Place(each, range(len(each)), tuple(each), _contents, "a list")
     elif isinstance(each, deque | set):
@@ -218,16 +239,15 @@ def _places(each: Any) -> Iterator[Place]:
             values = tuple(_attributes(parts, each))
             yield Place(each, parts, values, partial(_attributes, parts), "the attribute")
             yield from _of_globals(each, cells)
-    elif not _is_base(type(each)):
+    elif not _is_base(type(each)) and not isinstance(each, tuple):
+        slots = ("__class__", *(n for n in _slots(type(each)) if hasattr(each, n)))
+        values = tuple(getattr(each, name) for name in slots)
+        yield Place(each, slots, values, partial(_attributes, slots), "the attribute")
+    attributes = None if _is_base(type(each)) else getattr(each, "__dict__", None)
+    if isinstance(attributes, dict):  # subclasses of dict and list may have some as well
         live = getattr(type(each), "live_in_programs", ())
-        attributes = getattr(each, "__dict__", None)
-        if isinstance(attributes, dict):
-            names = tuple(n for n in attributes if n not in live)
-            yield from _of_dict(attributes, names, "the attribute", len(attributes))
-        slots = tuple(n for n in _slots(type(each)) if hasattr(each, n))
-        if slots:
-            values = tuple(getattr(each, name) for name in slots)
-            yield Place(each, slots, values, partial(_attributes, slots), "the attribute")
+        names = tuple(n for n in attributes if n not in live)
+        yield from _of_dict(attributes, names, "the attribute", len(attributes))
 
 
 def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[Place]:
@@ -249,11 +269,16 @@ def _of_globals(function: FunctionType, cells: dict[str, CellType]) -> Iterator[
 
 
 def _of_dict(
-    owner: dict[Any, Any], names: tuple[Any, ...], kind: str, size: int | None = None
+    owner: dict[Any, Any],
+    names: tuple[Any, ...],
+    kind: str,
+    size: int | None = None,
+    *,
+    in_order: bool = False,
 ) -> Iterator[Place]:
     values = tuple(map(owner.__getitem__, names))
     read = itemgetter(*names) if len(names) > 1 else partial(_entries, names)
-    yield Place(owner, names, values, read, kind, size)
+    yield Place(owner, names, values, read, kind, size, in_order)
 
 
 def _entries(names: Sequence[Any], owner: dict[Any, Any]) -> Any:
@@ -319,7 +344,9 @@ def _parts(each: Any) -> list[Any]:
     if isinstance(each, staticmethod | classmethod):
         return [each.__func__]
     if isinstance(each, type):
-        return [base for base in each.__bases__ if not _is_library(base.__module__)]
+        return [k for k in (*each.__bases__, type(each)) if not _is_library(k.__module__)]
+    if isinstance(each, weakref.ref):
+        return [each()]
     if isinstance(each, MethodType):
         return [each.__func__, each.__self__]
     if isinstance(each, BuiltinMethodType):
@@ -330,7 +357,7 @@ def _parts(each: Any) -> list[Any]:
         return [*given, *cells, vars(each)]
     call = type(each).__call__ if callable(each) else None
     found = [call] if isinstance(call, FunctionType) else []
-    return [*found, type(each), getattr(each, "__wrapped__", None)]
+    return [*found, type(each), getattr_static(each, "__wrapped__", None)]
 
 
 def _named(code: CodeType) -> set[str]:
@@ -340,13 +367,15 @@ def _named(code: CodeType) -> set[str]:
 
 
 def _all_equal(now: Any, then: Sequence[Any]) -> bool:
-    return len(now) == len(then) and all(
-        a is b or (type(a) is type(b) and isinstance(a, _COMPARED) and a == b)
-        for a, b in zip(now, then, strict=True)
-    )
+    return len(now) == len(then) and all(map(_is_equal, now, then))
 
 
-_COMPARED = (str, bytes, int, float, complex)
+def _is_equal(a: Any, b: Any) -> bool:
+    if a is b or type(a) is not type(b):
+        return a is b
+    if isinstance(a, float | complex):
+        return repr(a) == repr(b)  # which tells 0.0 and -0.0 apart, and no NaN from another
+    return isinstance(a, str | bytes | int) and a == b
 
 
 def _slots(kind: type) -> list[str]:

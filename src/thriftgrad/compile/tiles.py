@@ -12,6 +12,7 @@ where that is in the cache, and nothing is written that nobody reads.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from math import inf, prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,7 +45,8 @@ class Tiles:
     """The statements of one group, and where its results lie."""
 
     def __init__(self, writer: Writer, group: order.Group, step: int) -> None:
-        self.writer = writer
+        # The writer holds this, and reaches all that the program reads: no cycle may keep that alive.
+        self.writer: Writer = weakref.proxy(writer)
         self.names = writer.names
         self.group = group
         self.step = step
@@ -74,7 +76,8 @@ class Tiles:
     def lines(self) -> list[str]:
         """Return the statements."""
         if self.kernel:
-            return [self._kernel_call()]
+            again = all(call.recomputed for call in self.group.calls)
+            return [self._kernel_call() + "  # recomputed" * again]
         self.pieces: dict[str, tuple[str, str]] = {}
         self.heads: list[str] = []
         body: list[str] = []
@@ -82,7 +85,8 @@ class Tiles:
             for v in call.operands:
                 self._name(v)  # so that tiles are cut in the order in which they are read
             out = self._name_of_home(self.homes[call.result])
-            body += spell.lines(with_arrays(call), self._name, out)
+            lines = spell.lines(with_arrays(call), self._name, out)
+            body += [f"{line}  # recomputed" for line in lines] if call.recomputed else lines
         for v in self.late:
             target, new = self.group.targets[v], self._name_of_home(self.homes[v])
             body.append(f"np.copyto({self._name_of_home(target)}, {new})")

@@ -457,3 +457,21 @@ def test_hostile_names(name: str) -> None:
     assert g(X) == 6.0
     np.testing.assert_allclose(w.value, 1 - 0.1 * X)
     assert "import os" not in g.source
+
+
+def test_a_large_array_that_is_changed_in_place_is_seen() -> None:
+    scale = np.full(5_000, 2.0)
+    noise = np.arange(5_000.0)
+
+    @tg.compile
+    def scaled(x: Any) -> Any:
+        return x * scale[3] + scale[::2].sum() + x * noise[:1]
+
+    x = np.ones(1)
+    for factor in (1.0, 0.5, 0.25):  # as a schedule of one's own would
+        scale *= factor
+        assert scaled(x)[0] == scale[3] + scale[::2].sum()
+    assert scaled.recordings == 3
+    noise += 1  # which the program reads itself
+    assert scaled(x)[0] == scale[3] + scale[::2].sum() + 1
+    assert scaled.recordings == 3

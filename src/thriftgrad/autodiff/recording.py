@@ -51,8 +51,9 @@ class Recorder(Protocol):
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return what stands for numbers drawn anew at each run."""
 
-    draws: int
-    """How many draws there have been so far."""
+    @property
+    def draws(self) -> int:
+        """How many draws there have been so far."""
 
     def rerun(self, draws: int) -> AbstractContextManager[None]:
         """Note what follows as a second run of a function, which began after so many draws."""

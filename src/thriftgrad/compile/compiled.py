@@ -78,9 +78,9 @@ def compile(
 
     What may change from run to run without a new recording: the entries of arguments, parameters,
     gradients and an optimiser's state; learning rates and schedules; the draws of `nn.Dropout`. What
-    is computed from other arrays outside alone is computed while recording; of these, the entries of
-    those up to 4 KiB are compared at every run, and larger ones are taken not to change. So are clocks,
-    files, context variables and `globals()`, which cannot be seen. A program whose matrix products are
+    is computed from other arrays outside alone is computed while recording; of these, all entries of
+    those up to 4 KiB are compared at every run, and 64 of larger ones, spread over them. Clocks, files,
+    generators that the function makes, context variables and `globals()` cannot be seen to change. A program whose matrix products are
     small runs them on one thread of OpenBLAS, which is then faster, where threadpoolctl is installed. An
     exception leaves the parameters as they were before the run or as they are after it; Ctrl-C alone may
     come in between, from the first update on.
@@ -335,10 +335,12 @@ class _Replay:
         self._alone = self._alone and not self._given_gradients
         self._of_arrays = not kwargs and all(type(each) is np.ndarray for each in args)
         self._of_arrays = self._of_arrays and not _which_are_one(args)
+        fetched = [each.fetch() for _, each in self._live]  # type: ignore[misc]
+        self._surroundings.leave_out([each for each in fetched if isinstance(each, np.ndarray)])
         self._unchanged = guard(
             args if self._of_arrays else None,
             self._expected,
-            self._surroundings.places,
+            self._surroundings,
             self._live,
             self._bound,
         )

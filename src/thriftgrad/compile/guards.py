@@ -29,7 +29,7 @@ import numpy as np
 
 from thriftgrad.autodiff.tensor import is_off
 from thriftgrad.compile.program import Input
-from thriftgrad.compile.surroundings import Place
+from thriftgrad.compile.surroundings import Place, Surroundings
 
 FEW = 16
 """Values of one owner that are compared each by an expression of its own."""
@@ -38,7 +38,7 @@ FEW = 16
 def guard(
     given: Sequence[Any] | None,
     gradients: Sequence[tuple[Any, Any, bool]],
-    places: Sequence[Place],
+    surroundings: Surroundings,
     live: Sequence[tuple[int, Input]],
     bound: list[Any],
 ) -> Callable[[Sequence[Any]], bool]:
@@ -47,7 +47,7 @@ def guard(
     Args:
         given: the arrays that are passed; or None, where the function need not look at them.
         gradients: holders of leaves, the leaves, and whether these have a gradient.
-        places: where the surroundings are.
+        surroundings: what the function can look up.
         live: the inputs that are fetched, and which place of `bound` each of them has.
         bound: what the program is called with.
     """
@@ -57,8 +57,10 @@ def guard(
     for holder, leaf, there in gradients:
         text.ask(f"{text(holder)}.node is {text(leaf)}")
         text.ask(f"{text(leaf)}.grad is {'not ' * there}None")
-    for place in places:
+    for place in surroundings.places:
         _surroundings(text, place)
+    for _, read, then in surroundings.samples:
+        text.ask(f"{text(read)}() == {text(then)}")
     text.ask("live()")
     lines = [line for i, each in live for line in _fetched(text, i, each)]
     return text.function(lines)

@@ -7,8 +7,8 @@ texts and small arrays by value, all else by identity. An object says in `live_i
 attributes a program asks for anew and need not be compared.
 
 Libraries are taken to keep nothing in their globals or classes that changes. What is in a large array may
-change where the program reads the array itself; what the function computes from its entries while it is
-recorded is computed once.
+change where the program reads the array itself. Of one that it does not read, whose entries can have been
+computed with while recording, some are compared.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from thriftgrad.errors import RecordError
 
 MOST = 10_000
 SMALL = 4_096
-"""Bytes of an array whose entries are compared at every run; those of larger ones when recording only."""
+"""Bytes of an array whose entries are all compared at every run."""
+SAMPLED = 64
+"""Entries that are compared of a larger one, so that a look takes a microsecond or two."""
 
 
 class Surroundings:
@@ -53,11 +55,13 @@ class Surroundings:
     Attributes:
         places: where that is.
         arrays: those that it can get at.
+        samples: of the large ones among them, how to read some entries, and what these are.
     """
 
     def __init__(self, *roots: Any) -> None:
         self.places: list[Place] = []
         self.arrays: list[Any] = []
+        self.samples: list[tuple[Any, Callable[[], bytes], bytes]] = []
         self._once: list[tuple[Callable[[], Any], Any, str]] = [_drawing(random._inst)]
         seen: dict[
             int, Any
@@ -89,13 +93,25 @@ class Surroundings:
                     self._once.append(
                         (partial(_sum_of, each), _sum_of(each), "entries of an array")
                     )
+                    read = _sampled(each)
+                    self.samples.append((each, read, read()))
             for place in _places(each):
                 self.places.append(place)
                 queue += place.values
             queue += _parts(each)
 
+    def leave_out(self, arrays: Sequence[Any]) -> None:
+        """Compare no entries of what a program reads itself."""
+        self.samples = [
+            each
+            for each in self.samples
+            if not any(np.may_share_memory(each[0], array) for array in arrays)
+        ]
+
     def same(self) -> bool:
         """Tell whether all is as it was."""
+        if any(read() != then for _, read, then in self.samples):
+            return False
         for place in self.places:
             try:
                 now = place.read(place.owner)
@@ -302,6 +318,18 @@ def _of_class(names: Sequence[str], owner: type) -> Any:
 
 
 _OF_EVERY_CLASS = set(vars(type("_", (), {}))) | {"__annotations__", "_abc_impl"}
+
+
+def _sampled(array: Any) -> Callable[[], bytes]:
+    """Return what reads the first entries of an array, and others at equal distances, to the last."""
+    entries = np.unique(
+        [
+            *range(min(SAMPLED // 4, array.size)),
+            *np.linspace(0, array.size - 1, SAMPLED).astype(int),
+        ]
+    )
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    return lambda: flat[entries].tobytes()
 
 
 def _sum_of(array: Any) -> int:

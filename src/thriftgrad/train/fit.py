@@ -98,10 +98,8 @@ def fit(
             optimiser without `clip_norm`.
         compile: whether the step is compiled, that is, recorded at the first batch and run as plain
             NumPy from then on (see `thriftgrad.compile`, which also says what a recording cannot
-            see: what the model prints, it prints once; and what a callback writes into an array of
-            more than 4 KiB may go unseen, where model or loss compute from that alone). True: an
-            error where that cannot be; False: no; None: yes if it can be, and there are 100 steps
-            to be made or a `snapshot` to go on from, as a recording takes the time that it saves in
+            see: what the model prints, it prints once). True: an error where that cannot be; False: no;
+            None: yes if it can be, and there are 100 steps to be made or a `snapshot` to go on from, as a recording takes the time that it saves in
             so many. `history.step` says what was done, and why; so does the log,
             `logging.getLogger("thriftgrad.train")`, with a warning where a model cannot be
             recorded. Eager and compiled weights are equal up to rounding; those of two runs of one

@@ -327,9 +327,9 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
 def deep(depth: int, width: int, batch: int) -> Case:
     rng = np.random.default_rng(0)
     layers: list[Any] = []
-    for _ in range(depth):
-        layers += [nn.Linear(width, width), np.tanh]
-    model = nn.Sequential(*layers, nn.Linear(width, 3))
+    for k in range(depth):
+        layers += [nn.Linear(width, width, rng=k), np.tanh]
+    model = nn.Sequential(*layers, nn.Linear(width, 3, rng=depth))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
 
     def step(x: Any, y: Any) -> Any:

@@ -256,7 +256,8 @@ class Family:
 
     def least(self) -> int:
         """Return the size of the smallest block."""
-        least = min(self._size(each) for each in (self.plain, min(self._known, key=_peak_of)))
+        smallest = min(self._known, key=lambda each: each.peak)
+        least = min(self._size(self.plain), self._size(smallest))
         while (found := self.cheapest(least - 1)) is not None:
             least = self._size(found)
         return least
@@ -395,10 +396,6 @@ _STEPS = 32
 """Into how many budgets what a program takes is divided for that."""
 
 
-def _peak_of(each: Candidate) -> int:
-    return each.peak
-
-
 def cost(call: Call) -> float:
     """Return what a call costs, in the bytes that could be moved meanwhile.
 
@@ -418,7 +415,8 @@ def cost(call: Call) -> float:
         return moved + arrays * result.nbytes
     if not all(isinstance(v, Variable) and v.shape for v in call.args[:2]):
         return float(moved)
-    return moved + 2 * prod(result.shape) * call.args[0].shape[-1] * size / 24
+    inner: int = call.args[0].shape[-1]
+    return moved + 2 * prod(result.shape) * inner * size / 24
 
 
 _TRIGONOMETRIC = {np.sin, np.cos, np.tan}

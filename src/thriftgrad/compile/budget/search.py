@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from heapq import heappop, heappush
+from itertools import islice
 from math import gcd, inf
 
 from thriftgrad.compile.budget.graph import Graph, UnprovenError, peak
@@ -158,7 +159,8 @@ class _Search:
         while waiting:
             following: list[tuple[float, int, int, State]] = []
             seen: list[tuple[State, float]] = []
-            most = self.moves + MOVES // len(self.steps)
+            share = MOVES // max(len(self.steps), 1)
+            most = self.moves + share
             while waiting and self.moves < most:
                 *_, state = heappop(waiting)
                 done, held = state
@@ -170,7 +172,7 @@ class _Search:
                 ):
                     continue
                 seen.append((state, spent[state]))
-                for k, after in self.runs(state):
+                for k, after in islice(self.runs(state), share):
                     self.moves += 1
                     again = after[0] == done
                     price = spent[state] + (self.cost[k] if again else 0.0)

@@ -80,10 +80,10 @@ def compile(
     gradients and an optimiser's state; learning rates and schedules; the draws of `nn.Dropout`. What
     is computed from other arrays outside alone is computed while recording; of these, all entries of
     those up to 4 KiB are compared at every run, and 64 of larger ones, spread over them. Clocks, files,
-    generators that the function makes, context variables and `globals()` cannot be seen to change. A program whose matrix products are
-    small runs them on one thread of OpenBLAS, which is then faster, where threadpoolctl is installed. An
-    exception leaves the parameters as they were before the run or as they are after it; Ctrl-C alone may
-    come in between, from the first update on.
+    generators that the function makes, context variables and `globals()` cannot be seen to change. A
+    program whose matrix products are small runs them on one thread of OpenBLAS, which is then faster,
+    where threadpoolctl is installed. An exception leaves the parameters as they were before the run or
+    as they are after it; Ctrl-C alone may come in between, from the first update on.
 
     Args:
         function: to be compiled. Without it, a decorator is returned.

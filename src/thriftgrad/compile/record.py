@@ -685,7 +685,8 @@ class Recorder:
         self._bind(a, new)
 
     def _bind(self, a: StandIn, new: Variable) -> None:
-        self._has_written |= any(a is known for _, known, _ in self._standing.values())
+        if not self._has_written:
+            self._has_written = any(a is known for _, known, _ in self._standing.values())
         a.variable = new
         a.changed = Node((), (), np.dtype(object)).number
 

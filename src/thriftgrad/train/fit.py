@@ -99,11 +99,11 @@ def fit(
         compile: whether the step is compiled, that is, recorded at the first batch and run as plain
             NumPy from then on (see `thriftgrad.compile`, which also says what a recording cannot
             see: what the model prints, it prints once). True: an error where that cannot be; False: no;
-            None: yes if it can be, and there are 100 steps to be made or a `snapshot` to go on from, as a recording takes the time that it saves in
-            so many. `history.step` says what was done, and why; so does the log,
-            `logging.getLogger("thriftgrad.train")`, with a warning where a model cannot be
-            recorded. Eager and compiled weights are equal up to rounding; those of two runs of one
-            kind, to the last bit.
+            None: yes if it can be, and there are 100 steps to be made or a `snapshot` to go on
+            from, as a recording takes the time that it saves in so many. `history.step` says what
+            was done, and why; so does the log, `logging.getLogger("thriftgrad.train")`, with a
+            warning where a model cannot be recorded. Eager and compiled weights are equal up to
+            rounding; those of two runs of one kind, to the last bit.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 

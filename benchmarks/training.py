@@ -62,9 +62,9 @@ from contenders import (
     Workload,
     drawn_data,
     drawn_parameters,
-    takes,
     textbook,
     thriftgrad_model,
+    thriftgrad_step,
 )
 
 GRADIENTS_AGREE, UPDATES_AGREE = 1e-4, 1e-2
@@ -362,20 +362,10 @@ def checkpoints(w: Workload, share: float, rounds: int) -> Saved:
     import thriftgrad as tg
 
     x, y = w.data()
-    loss = tg.nn.cross_entropy
 
     def step_of(model: Any, **options: Any) -> Any:
         optimizer = tg.optim.SGD(model.parameters(), lr=w.lr, momentum=MOMENTUM)
-
-        @tg.compile(**options)
-        def step(x: Any, y: Any) -> Any:
-            value = loss(model(x), y)
-            value.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return value
-
-        return step
+        return tg.compile(thriftgrad_step(model, tg.nn.cross_entropy, optimizer), **options)
 
     layers = len(w.sizes) - 1
     steps: dict[str, Any] = {}
@@ -389,12 +379,11 @@ def checkpoints(w: Workload, share: float, rounds: int) -> Saved:
 
     add("plain", step_of(thriftgrad_model(w)))
     add("√n checkpoints", step_of(thriftgrad_model(w, round(layers**0.5))))
-    if takes(tg.compile.compile, "budget"):
-        budget = steps["plain"].memory.block - math.ceil(share * activations_of(w))
-        try:
-            add("by a budget", step_of(thriftgrad_model(w), budget=budget))
-        except tg.errors.BudgetError as error:
-            print(f"({layers} layers: {error})", file=sys.stderr)
+    budget = steps["plain"].memory.block - math.ceil(share * activations_of(w))
+    try:
+        add("by a budget", step_of(thriftgrad_model(w), budget=budget))
+    except tg.errors.BudgetError as error:
+        print(f"({layers} layers: {error})", file=sys.stderr)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
-from thriftgrad.compile.compiled import _Replay
+from thriftgrad.compile.replay import Replay
 from thriftgrad.errors import ConfigError, RecordError
 
 X = np.arange(1.0, 4.0)
@@ -20,28 +21,20 @@ X = np.arange(1.0, 4.0)
 def slow(monkeypatch: Any) -> list[int]:
     """A list that grows at every slow look."""
     looks: list[int] = []
-    by_value = _Replay._fits_by_value
+    by_value = Replay._fits_by_value
 
     def counted(self: Any) -> bool:
         looks.append(1)
         return by_value(self)
 
-    monkeypatch.setattr(_Replay, "_fits_by_value", counted)
+    monkeypatch.setattr(Replay, "_fits_by_value", counted)
     return looks
 
 
 def test_a_training_step_passes_at_a_look(slow: list[int]) -> None:
     model = nn.Sequential(nn.Linear(3, 4, rng=0), nn.Dropout(0.3, rng=1), nn.Linear(4, 1, rng=2))
     optimizer = optim.Adam(model.parameters(), lr=optim.schedules.cosine(0.1, steps=9))
-
-    @tg.compile
-    def step(x, y):
-        loss = nn.mse(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
+    step = tg.compile(step_of(model, optimizer, nn.mse))
     x, y = np.ones((5, 3), np.float32), np.ones((5, 1), np.float32)
     step(x, y)
     slow.clear()

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
-from thriftgrad.compile import kernels
-from thriftgrad.compile.kernels import Kernel, fused, load, takes
+from thriftgrad.compile import kernels, machine_code
+from thriftgrad.compile.kernels import Kernel, fused, takes
+from thriftgrad.compile.machine_code import load
 from thriftgrad.compile.program import Call, Variable
 from thriftgrad.errors import ConfigError, MissingExtraError
 
@@ -284,8 +286,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def forget() -> None:
-        monkeypatch.setattr(kernels, "_loaded", {})
-        monkeypatch.setattr(kernels, "_warned", set())
+        monkeypatch.setattr(machine_code, "_loaded", {})
+        monkeypatch.setattr(machine_code, "_warned", set())
 
     forget()
     return forget
@@ -379,15 +381,7 @@ def trained(kernels: Any, budget: Any = None) -> tuple[Any, dict[str, Any]]:
     model = nn.Sequential(nn.Linear(20, 30, rng=0), nn.relu, nn.Linear(30, 4, rng=1))
     optimizer = optim.Adam(model.parameters(), lr=0.01, weight_decay=0.1)
     x, y = rng.normal(size=(16, 20)).astype(np.float32), rng.integers(0, 4, 16)
-
-    @tg.compile(kernels=kernels, budget=budget)
-    def step(x, y):
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
+    step = tg.compile(step_of(model, optimizer, nn.cross_entropy), kernels=kernels, budget=budget)
     for _ in range(4):
         step(x, y)
     return step, model.state_dict()
@@ -456,7 +450,7 @@ def test_without_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)  # as by NUMBA_DISABLE_JIT
-    monkeypatch.setattr(kernels, "_loaded", {})
+    monkeypatch.setattr(machine_code, "_loaded", {})
     x = np.linspace(1, 2, 7)
     ours = tg.compile(lambda x: np.sqrt(x * x * 3) - x / 7, kernels="numba")(x)
     np.testing.assert_allclose(ours, np.sqrt(x * x * 3) - x / 7, rtol=1e-15)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
@@ -29,15 +30,7 @@ def training(sizes: list[int], batch: int, way: str, **options: Any) -> tuple[An
     if way == "SGD":
         y = np.eye(sizes[-1], dtype=np.float32)[labels]
         loss, optimizer = nn.mse, optim.SGD(model.parameters(), lr=0.1)
-
-    @tg.compile(**options)
-    def step(x, y):
-        value = loss(model(x), y)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return value
-
+    step = tg.compile(step_of(model, optimizer, loss), **options)
     step(x, y)
     return step, x, y
 
@@ -110,6 +103,26 @@ def test_what_stays_behind_a_first_call_is_the_block() -> None:
         tracemalloc.stop()
     parameters = sum(4 * (n + 1) * m for n, m in pairwise(sizes))
     assert held <= step.memory.block + parameters + x.nbytes + y.nbytes + 512 * KIB
+
+
+def test_what_lies_outside_the_block_goes_after_its_last_use() -> None:
+    """In `y + np.roll(y, 1)`, made 50 times, each roll is needed once: two of them are never held."""
+
+    @tg.compile
+    def smoothed(x):
+        y = x
+        for _ in range(50):
+            y = 0.5 * (y + np.roll(y, 1)[::-1])
+        return y
+
+    x = np.random.default_rng(0).normal(size=10_000)
+    smoothed(x)
+    tracemalloc.start()
+    smoothed(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(smoothed.memory.outside) == 50
+    assert peak < 3 * x.nbytes  # the result, one roll, and one being made
 
 
 def test_the_picture_shows_every_array_where_it_lies() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
@@ -44,15 +45,7 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 def training(optimizer: str = "SGD", loss: Any = nn.cross_entropy, sizes: Any = SIZES) -> Any:
     model = network(sizes)
     rule = OPTIMIZERS[optimizer](model.parameters())
-
-    def step(x, y):
-        value = loss(model(x), y)
-        value.backward()
-        rule.step()
-        rule.zero_grad()
-        return value
-
-    return model, rule, step
+    return model, rule, step_of(model, rule, loss)
 
 
 @pytest.fixture

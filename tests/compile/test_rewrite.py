@@ -125,12 +125,10 @@ SQUARES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES[:-1])  # there is no square of a truth value
 @pytest.mark.parametrize("name", SQUARES)
 def test_sums_of_squares(run: Run, name: str, dtype: Any) -> None:
     f = SQUARES[name]
-    if dtype is bool:
-        pytest.skip("there is no square of a truth value")
     for layout, x in matrices((5, 7), dtype).items():
         with np.errstate(all="ignore"):
             ours, source = run(f, x, rewrites=(rewrite.sum_squares_by_products,))

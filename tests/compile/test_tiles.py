@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
-from thriftgrad.compile import compiled, order, source
+from thriftgrad.compile import order, replay, source
 
 BINARY: list[Any] = [np.add, np.subtract, np.multiply, np.maximum, np.minimum]
 UNARY: list[Any] = [np.tanh, np.sin, np.absolute, np.negative, np.square, np.exp]
@@ -100,15 +101,7 @@ def test_training_is_the_same_in_tiles(name: str, activation: Any, tiled: Any) -
             "AdamW": lambda p: optim.AdamW(p, lr=0.1),
         }
         rule = kinds[name](model.parameters())
-
-        def step(x, y, model=model, rule=rule):
-            loss = nn.cross_entropy(model(x), y)
-            loss.backward()
-            rule.step()
-            rule.zero_grad()
-            return loss
-
-        step = tg.compile(step)
+        step = tg.compile(step_of(model, rule, nn.cross_entropy))
         losses = [step(x, y).item() for _ in range(3)]
         assert (" in tiles that fit the cache" in step.source) == (entries > 0)
         results.append([*losses, *(p.value for p in model.parameters())])
@@ -301,7 +294,7 @@ def test_kernels_get_what_they_need(seed: int, monkeypatch: pytest.MonkeyPatch) 
                 written, kernels={}, objects=written.objects | {k: fusing.made[k] for k in known}
             )
 
-        monkeypatch.setattr(compiled, "write", write)
+        monkeypatch.setattr(replay, "write", write)
         g = tg.compile(lambda *given: f(*given))
         for _ in range(2):
             for ours, theirs in zip(g(*arguments), wanted, strict=True):

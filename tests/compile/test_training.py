@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 import thriftgrad.errors
@@ -24,14 +25,7 @@ def trained(
     compiled: bool,
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     model, optimizer = build()
-
-    def step(x, y):
-        value = loss(model(x), y)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return value
-
+    step = step_of(model, optimizer, loss)
     run = tg.compile(step) if compiled else step
     losses = [run(x, y).item() for x, y in batches]
     assert all(p.grad is None for p in model.parameters())
@@ -261,14 +255,7 @@ def test_an_update_by_hand() -> None:
 def test_the_learning_rate_may_be_set_between_steps() -> None:
     model, optimizer = building()()
     (x, y), *_ = batches("whole")
-
-    @tg.compile
-    def step(x, y):
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    step = tg.compile(step_of(model, optimizer, nn.cross_entropy))
     step(x, y)
     source = step.source
     before = model.state_dict()
@@ -282,15 +269,7 @@ def test_the_learning_rate_may_be_set_between_steps() -> None:
 def test_bad_labels_are_refused_at_every_run() -> None:
     model, optimizer = building()()
     (x, y), *_ = batches("whole")
-
-    @tg.compile
-    def step(x, y):
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
+    step = tg.compile(step_of(model, optimizer, nn.cross_entropy))
     step(x, y)
     before = model.state_dict()
     with pytest.raises(tg.errors.DataError, match=r"1 of 5 labels lie outside .* first is 9"):

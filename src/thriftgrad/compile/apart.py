@@ -16,6 +16,7 @@ import numpy as np
 
 from thriftgrad.compile.program import Input
 from thriftgrad.errors import RecordError
+from thriftgrad.memory.execute import owner
 
 
 class Apart:
@@ -53,9 +54,9 @@ class Apart:
         for i in self._late:
             array = bound[i]
             base = getattr(array, "base", None)
-            owner = array if base is None else base
-            is_plain = type(owner) is np.ndarray and owner.base is None and not self._foreign
-            if is_plain and id(owner) not in self._owners:
+            root = array if base is None else base
+            is_plain = type(root) is np.ndarray and root.base is None and not self._foreign
+            if is_plain and id(root) not in self._owners:
                 continue
             j = next((j for j in self._written if _touch(array, bound[j])), None)
             if j is None:
@@ -86,17 +87,10 @@ class Apart:
                         f"{self._inputs[i].name} and {self._inputs[j].name} share memory, and the compiled "
                         f"function writes into both; make them one, or give each an array of its own"
                     )
-        roots = [_root(array) for array in written]
-        self._owners = set(map(id, roots))
-        self._foreign = not all(type(r) is np.ndarray and r.flags.owndata for r in roots)
+        owners = [owner(array) for array in written]
+        self._owners = set(map(id, owners))
+        self._foreign = not all(type(o) is np.ndarray and o.flags.owndata for o in owners)
         self._known = written
-
-
-def _root(array: Any) -> Any:
-    """Return what the memory of an array belongs to."""
-    while isinstance(array, np.ndarray) and array.base is not None:
-        array = array.base
-    return array
 
 
 def _touch(read: Any, written: Any) -> bool:

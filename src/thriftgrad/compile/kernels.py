@@ -12,32 +12,21 @@ A loop reports no floating-point errors: what overflows is inf and what is undef
 warning, as under `np.errstate(all="ignore")`.
 
 Kernels know dtypes and kinds of operands, and neither shapes nor the values of hyperparameters, so that
-one serves all layers that are alike. Their machine code is kept on disk.
+one serves all layers that are alike. `machine_code` compiles and keeps them.
 """
 
 from __future__ import annotations
 
-import builtins
 import hashlib
-import os
 import re
-import stat
-import sys
-import tempfile
-import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from thriftgrad.compile.program import Call, Variable
-from thriftgrad.errors import MissingExtraError
 
 
 @dataclass(frozen=True)
@@ -243,6 +232,8 @@ def _loop(call: Call) -> tuple[np.dtype[Any], ...] | None:
 
 # The text
 
+JIT = '@njit(nogil=True, error_model="numpy"'
+"""What a definition begins with, up to where options may follow."""
 _LETTERS = "abcdefghkmnqrsuvwxyz"
 _PLAIN = {"0.0", "1.0", "-1.0", "2.0", "0.5"}
 """Numbers that are part of a formula, and no hyperparameter."""
@@ -299,7 +290,7 @@ class _Text:
         titles = list(dict.fromkeys(call.function.__name__ for call in self.calls))
         title = "_".join(titles) if len(titles) < 4 else f"{len(self.calls)}_calls"
         title = f"loop_{title}_{digest}"
-        return Kernel(title, f"{_JIT})\ndef {title}{text}", tuple(self.arguments.values()))
+        return Kernel(title, f"{JIT})\ndef {title}{text}", tuple(self.arguments.values()))
 
     def _types(self) -> str:
         """Return what the arguments are."""
@@ -398,133 +389,3 @@ def _number(item: float, dtype: np.dtype[Any]) -> str:
     if dtype.kind == "b":
         return repr(bool(item))
     return f"np.{dtype.name}({item:g})" if dtype.kind == "f" else f"np.{dtype.name}({item})"
-
-
-# Machine code
-
-_JIT = '@njit(nogil=True, error_model="numpy"'
-
-
-def require() -> Any:
-    """Return the module Numba.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import numba  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise MissingExtraError(
-            f"kernels={'numba'!r} needs Numba, which is not installed: pip install 'thriftgrad[fast]'; "
-            f"kernels={'numpy'!r} runs without"
-        ) from None
-    return numba
-
-
-def load(kernel: Kernel) -> Callable[..., None]:
-    """Return the function that a kernel is, compiled for its arguments.
-
-    Its machine code is kept in `$XDG_CACHE_HOME/thriftgrad/kernels`, or `~/.cache/thriftgrad/kernels`,
-    for this text, these versions and this processor. Where this folder cannot be written, or could be
-    written by others, it is compiled in each process, with a warning.
-
-    Raises:
-        MissingExtraError: Numba is not installed.
-    """
-    numba = require()
-    types = [numba.types.Array(numba.from_dtype(a.dtype), a.axes, "C") for a in kernel.arguments]
-    key = kernel.text, tuple((a.dtype, a.axes) for a in kernel.arguments)
-    with _lock:
-        if key not in _loaded:
-            path = _written(kernel, numba.__version__)
-            try:
-                function = _compiled(kernel, types, path)
-            except Exception:
-                if path is None:
-                    raise
-                with suppress(OSError):  # what was kept is damaged
-                    for each in path.parent.glob(f"__pycache__/{path.stem}.*"):
-                        each.unlink()
-                function = _compiled(kernel, types, None)
-            _loaded[key] = function
-        return _loaded[key]
-
-
-_loaded: dict[Any, Callable[..., None]] = {}
-_lock = threading.Lock()
-
-
-def _module(kernel: Kernel) -> str:
-    """Return the text of the module that a kernel is kept in."""
-    function = kernel.text.replace(_JIT, f"{_JIT}, cache=True", 1)
-    return f"import numpy as np\n{kernel.needs}\n\n\n{function}"
-
-
-def _compiled(kernel: Kernel, types: Sequence[Any], path: Path | None) -> Callable[..., None]:
-    text = _module(kernel)
-    if path is None:
-        text = text.replace(f"{_JIT}, cache=True", _JIT)
-    name = f"thriftgrad_{kernel.name}"
-    filename = f"<{name}>" if path is None else str(path)
-    module = ModuleType(name)
-    exec(builtins.compile(text, filename, "exec"), vars(module))
-    sys.modules[name] = module  # where Numba looks for the globals of what it has kept
-    function: Any = getattr(module, kernel.name)
-    if hasattr(function, "compile"):  # under NUMBA_DISABLE_JIT it stays a function of Python
-        function.compile(tuple(types))
-    made: Callable[..., None] = function
-    return made
-
-
-def _written(kernel: Kernel, version: str) -> Path | None:
-    """Return the file with the text of a kernel, beside which Numba keeps its machine code."""
-    try:
-        folder = _folder()
-        text = _module(kernel)
-        key = f"{text}{version}{np.__version__}{sys.version}"
-        path = folder / f"{kernel.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.py"
-        if path.exists() and path.read_bytes() == text.encode():
-            return path
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".new")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text.encode())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        return path
-    except OSError as error:
-        _warn_once(str(error))
-        return None
-
-
-def _folder() -> Path:
-    """Return the folder for machine code, which nobody else can write to."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        raise OSError("there is no home folder")
-    path = Path(base, "thriftgrad", "kernels")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.lstat(path)
-    if hasattr(os, "getuid") and (
-        not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022
-    ):
-        raise PermissionError(f"others can write to {path}")
-    return path
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(reason: str) -> None:
-    if not _warned:
-        warnings.warn(
-            f"compiled kernels are not kept, and each process compiles them anew: {reason}; set "
-            f"XDG_CACHE_HOME to a folder of your own",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    _warned.add(reason)

@@ -30,6 +30,8 @@ from thriftgrad.compile.program import (
     after,
     converted,
     drawn,
+    makers_of,
+    users_of,
     with_entries,
 )
 from thriftgrad.compile.spell import is_elementwise
@@ -141,7 +143,7 @@ def _copy_what_is_kept(program: Program) -> None:
 
     program.outputs = [safe(v) for v in program.outputs]
     program.gradients = [(at, None if v is None else safe(v)) for at, v in program.gradients]
-    made = {v: call for call in program.calls for v in call.results}
+    made = makers_of(program)
     known: set[Variable] = set()  # as two arrays may be given the same entries
     for each in program.writes:
         final = each.final
@@ -157,10 +159,7 @@ def _copy_what_is_kept(program: Program) -> None:
 
 def _calls_of_updates(program: Program) -> dict[Call, set[Call]]:
     """Return, for each call that belongs to an update, the calls of that update."""
-    users: dict[Variable, list[Call]] = {}
-    for call in program.calls:
-        for v in call.operands:
-            users.setdefault(v, []).append(call)
+    users, maker = users_of(program), makers_of(program)
     finals = {each.final for each in program.writes}
     inputs = {each.variable for each in program.inputs}
     ends = {*program.outputs, *(v for _, v in program.gradients)}
@@ -170,7 +169,6 @@ def _calls_of_updates(program: Program) -> dict[Call, set[Call]]:
         ends_there = bool(using) or not finals.isdisjoint(call.results)
         if ends_there and all(user in group for user in using) and _can_wait(call, ends, inputs):
             _join({call}.union(*(group[user] for user in using)), group)
-    maker = {v: call for call in program.calls for v in call.results}
     for each in program.writes:  # who reads an old value must not come after its change
         assert each.final is not None
         touching = [*users.get(each.variable, []), maker[each.final]]

@@ -164,31 +164,54 @@ class Program:
         return [*self.outputs, *finals, *(v for _, v in self.gradients if v is not None)]
 
 
-def variables(value: Any) -> Iterator[Variable]:
-    """Yield the variables in arguments: lists, tuples, dicts and slices are looked into."""
-    if isinstance(value, Variable):
-        yield value
-    elif isinstance(value, list | tuple):
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield what is in arguments: lists, tuples, dicts and slices are looked into."""
+    if isinstance(value, list | tuple):
         for each in value:
-            yield from variables(each)
+            yield from leaves(each)
     elif isinstance(value, dict):
-        yield from variables(list(value.values()))
+        for each in value.values():
+            yield from leaves(each)
     elif isinstance(value, slice):
-        yield from variables((value.start, value.stop, value.step))
+        yield from leaves((value.start, value.stop, value.step))
+    else:
+        yield value
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return arguments with `change(leaf)` in the place of each of their leaves."""
+    if isinstance(value, list | tuple):
+        items = [mapped(each, change) for each in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: mapped(each, change) for key, each in value.items()}
+    if isinstance(value, slice):
+        return slice(*(mapped(v, change) for v in (value.start, value.stop, value.step)))
+    return change(value)
+
+
+def variables(value: Any) -> Iterator[Variable]:
+    """Yield the variables in arguments."""
+    return (each for each in leaves(value) if isinstance(each, Variable))
 
 
 def replaced(value: Any, change: Callable[[Variable], Any]) -> Any:
     """Return arguments with `change(variable)` in the place of each variable."""
-    if isinstance(value, Variable):
-        return change(value)
-    if isinstance(value, list | tuple):
-        items = [replaced(each, change) for each in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: replaced(each, change) for key, each in value.items()}
-    if isinstance(value, slice):
-        return slice(*(replaced(v, change) for v in (value.start, value.stop, value.step)))
-    return value
+    return mapped(value, lambda leaf: change(leaf) if isinstance(leaf, Variable) else leaf)
+
+
+def users_of(program: Program) -> dict[Variable, list[Call]]:
+    """Return, for each variable that is read, the calls that read it, each once."""
+    users: dict[Variable, list[Call]] = {}
+    for call in program.calls:
+        for v in dict.fromkeys(call.operands):
+            users.setdefault(v, []).append(call)
+    return users
+
+
+def makers_of(program: Program) -> dict[Variable, Call]:
+    """Return the call that makes each variable that is no input."""
+    return {v: call for call in program.calls for v in call.results}
 
 
 # Calls that have no name in NumPy
@@ -227,7 +250,7 @@ def simplified(program: Program) -> Program:
     What depends on constants alone is computed now, what is computed twice is computed once, and what
     nobody asks for is left out.
     """
-    return needed(_mapped(program, _find_repeated(program.calls)))
+    return needed(_with_known(program, _find_repeated(program.calls)))
 
 
 def needed(program: Program) -> Program:
@@ -307,7 +330,7 @@ def _is_one(value: Any) -> bool:
     return value is not None and not isinstance(value, np.ndarray | str) and bool(value == 1)
 
 
-def _mapped(program: Program, same: dict[Variable, Variable]) -> Program:
+def _with_known(program: Program, same: dict[Variable, Variable]) -> Program:
     def known(variable: Variable) -> Variable:
         while variable in same:
             variable = same[variable]

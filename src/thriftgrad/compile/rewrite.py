@@ -5,20 +5,28 @@ together, some of it can be said in fewer passes over arrays, or by a quicker fu
 one function in a table, with the reason and what it was measured to save (one core, float32). They are
 made where they are known to keep float32 to 10⁻⁶ and float64 to 10⁻¹², and so in these two only: a sum
 in another order, or a factor that is multiplied earlier, would cost float16 its digits or its range.
+Those of sums and products are here; those that move factors look at more than a call, and are in `factors`.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from thriftgrad.compile import spell
-from thriftgrad.compile.program import Call, Program, Variable, converted, simplified
+from thriftgrad.compile.factors import divide_once, is_exact, is_plain, move_factors, squared
+from thriftgrad.compile.program import (
+    Call,
+    Program,
+    Variable,
+    converted,
+    makers_of,
+    simplified,
+    users_of,
+)
 
 LONGEST_SUM = 4096
 """Terms of a sum that BLAS may take: it adds them in a few lanes, and NumPy, often, pairwise."""
@@ -29,59 +37,6 @@ def rewritten(program: Program) -> Program:
     for rewrite in REWRITES:
         rewrite(program)
     return simplified(program)
-
-
-def move_factors(program: Program) -> None:
-    """Multiply by numbers as early, and so as seldom, as possible.
-
-    In `lr * (X.T @ D)` the factor passes over an array as large as the weights; in `X.T @ (lr * D)` over
-    one as large as the batch; and where D is a multiple already, over none. This is done only where all
-    that comes of D is multiplied by the same factor, and where it makes the passes shorter in sum.
-    SGD on weights of 784 x 30: 2 of 120 µs; of 784 x 100: 8 of 300.
-    """
-    _Factors(program).move()
-
-
-def divide_once(program: Program) -> None:
-    """Take the two divisions of Adam's update, m / (√v / f + ε), for one: f·m / (√v + ε·f).
-
-    The factor f joins the one that the quotient is multiplied by. With the factors of the averages moved
-    to the first cotangent (`move_factors`), Adam takes 11 passes and not 13: 41 µs for 32,768 parameters
-    and not 50.
-    """
-    users, makers = _users(program), _makers(program)
-
-    def product(a: Any, b: Any, user: Call) -> Variable:
-        result = Variable((), np.dtype(float), number=True)
-        _put_before(program, user, [Call(operator.mul, (a, b), {}, (result,), "number")])
-        return result
-
-    def made_for_one(v: Any, function: Callable[..., Any]) -> Call | None:
-        """Return the call of a function that makes an array which one other call alone needs."""
-        call = makers.get(v) if isinstance(v, Variable) else None
-        if call is None or call.function is not function or not _is_plain(call):
-            return None
-        return call if len(users[v]) == 1 and v not in ends else None
-
-    ends = set(program.ends)
-    for call in list(program.calls):
-        found = _scaling(call)
-        if found is None or not (_is_weak(found[0]) or _is_number(found[0])):
-            continue
-        factor, quotient = found
-        division = made_for_one(quotient, np.divide)
-        added = None if division is None else made_for_one(division.args[1], np.add)
-        if division is None or added is None or not _is_weak(added.args[1]):
-            continue
-        inner = made_for_one(added.args[0], np.divide)
-        root = None if inner is None else makers.get(inner.args[0])
-        if inner is None or root is None or root.function is not np.sqrt:
-            continue
-        if not _is_number(inner.args[1]) or inner.args[0].shape != call.result.shape:
-            continue
-        f = inner.args[1]
-        added.args = inner.args[0], product(added.args[1], f, added)
-        call.args = product(factor, f, call), quotient
 
 
 def sum_by_products(program: Program) -> None:
@@ -96,7 +51,7 @@ def sum_by_products(program: Program) -> None:
         if matrix is None or matrix.shape[axis] > LONGEST_SUM:
             return [call]
         terms, dtype = matrix.shape[axis], matrix.dtype
-        one = ones.setdefault((terms, dtype), filled(terms, dtype))
+        one = ones.setdefault((terms, dtype), _ones(terms, dtype))
         args = (one, matrix) if axis == 0 else (matrix, one)
         total = call.result
         if len(total.shape) == 2:
@@ -111,7 +66,7 @@ def sum_squares_by_products(program: Program) -> None:
 
     A squared error, 100 x 10: 0.6 against 1.3 µs.
     """
-    users, makers = _users(program), _makers(program)
+    users, makers = users_of(program), makers_of(program)
     ends = set(program.ends)
 
     def expanded(call: Call) -> list[Call]:
@@ -122,8 +77,8 @@ def sum_squares_by_products(program: Program) -> None:
         square = makers.get(call.args[0])
         if square is None or square.result in ends or len(users[square.result]) > 1:
             return [call]
-        x = _squared(square)
-        if x is None or not _is_exact(x) or not x.is_flat:
+        x = squared(square)
+        if x is None or not is_exact(x) or not x.is_flat:
             return [call]
         n = prod(x.shape)
         if not 0 < n <= 16 * LONGEST_SUM or x.dtype != call.result.dtype:
@@ -191,7 +146,7 @@ def cut_inner_axes(program: Program) -> None:
         parts = _array((count, rows, columns), dtype)
         flat = _array((count, rows * columns), dtype)
         flat.base = parts
-        one = ones.setdefault((count, dtype), filled(count, dtype))
+        one = ones.setdefault((count, dtype), _ones(count, dtype))
         total = _array((rows * columns,), dtype)
         return [
             Call(np.reshape, (x, a.shape), {}, (a,), "view"),
@@ -212,12 +167,12 @@ def multiply_small_by_dot(program: Program) -> None:
     100 x 30 x 10: 1.4 against 1.8 µs. Large ones are as quick, or quicker, by np.matmul.
     """
     for call in program.calls:
-        if call.function is not np.matmul or not _is_plain(call) or len(call.args) != 2:
+        if call.function is not np.matmul or not is_plain(call) or len(call.args) != 2:
             continue
         x, y = call.args
         if not isinstance(x, Variable) or not isinstance(y, Variable):
             continue
-        if len(x.shape) == 2 == len(y.shape) and x.dtype == y.dtype and _is_exact(x):
+        if len(x.shape) == 2 == len(y.shape) and x.dtype == y.dtype and is_exact(x):
             small = 0 < prod(x.shape) * y.shape[1] <= SMALL_PRODUCT
             if small and call.result.is_flat:
                 call.function = np.dot
@@ -238,196 +193,10 @@ REWRITES: tuple[Callable[[Program], None], ...] = (
 """In the order in which they are made."""
 
 
-# Factors
-
-Number = Any  # a Python number, a variable that is one, or an array whose entries are one constant
-_NUMBERS = (int, float)
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """A product of numbers: of those that are known now, and of those that are known in a run."""
-
-    known: float = 1.0
-    live: tuple[Variable, ...] = ()
-
-
-_ONE = _Factor()
-
-
-class _Factors:
-    """What each array of a program is multiplied by in all that comes of it.
-
-    `wanted[v]` is the factor that every use of v ends in: found backwards, through calls that are
-    linear in v. An array with such a factor is made with the factor in it, and its uses go without.
-    """
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.users = _users(program)
-        self.ends = set(program.ends)
-        self.position = {v: i for i, call in enumerate(program.calls) for v in call.results}
-        self.order = {each.variable: i for i, each in enumerate(program.inputs)}
-        self.order.update((v, i + len(self.order)) for v, i in self.position.items())
-        self.carrier = self._find_carriers()
-        self.wanted: dict[Variable, _Factor] = {}
-        for call in reversed(program.calls):
-            for v in call.results:
-                self.wanted[v] = self._wanted_of(v) if len(call.results) == 1 else _ONE
-
-    def move(self) -> None:
-        """Change the program, if that shortens the passes."""
-        before = sum(prod(c.result.shape) for c in self.program.calls if _scaling(c) is not None)
-        calls, after = self._moved()
-        if after >= before:
-            return
-        for v, factor in self.wanted.items():
-            if factor != _ONE and v.hint:
-                v.hint = f"scaled_{v.hint}"  # for a reader would take grad_weight at its word
-        for call in calls:  # a view that is scaled is a view no more, and may itself be viewed
-            if _scaling(call) is not None:
-                call.result.base = None
-            elif call.kind == "view" and call.result.base is not None:
-                call.result.base = call.operands[0]
-        self.program.calls = calls
-        self.program.calls = _numbers_first(self.program)
-
-    def _find_carriers(self) -> dict[Call, Variable]:
-        """Return, for each call that is linear in an array that comes of a scaled one, that array.
-
-        Of two, it is the one that was made later: the cotangent, and not what it is multiplied by.
-        """
-        scaled: set[Variable] = set()
-        carrier: dict[Call, Variable] = {}
-        for call in self.program.calls:
-            if _scaling(call) is not None:
-                scaled.add(call.result)
-                continue
-            found = [v for v in _linear_in(call) if v in scaled]
-            if found:
-                carrier[call] = max(found, key=lambda v: self.position.get(v.root, -1))
-                scaled.update(call.results)
-        return carrier
-
-    def _wanted_of(self, v: Variable) -> _Factor:
-        users = self.users.get(v, [])
-        if not users or v in self.ends or v.constant is not None or not _is_exact(v):
-            return _ONE
-        # A use that multiplies by a number can make up for any factor, another use for none.
-        firm = {self._wanted_by(call, v) for call in users if _scaling(call) is None}
-        free = [self._wanted_by(call, v) for call in users if _scaling(call) is not None]
-        first, *others = firm or free
-        if (firm and others) or not 1e-20 < abs(first.known) < 1e20:  # far inside of float32
-            return _ONE
-        if all(each == first for each in free):
-            return first
-        return first if not first.live and 1e-6 < abs(first.known) < 1e6 else _ONE
-
-    def _wanted_by(self, call: Call, v: Variable) -> _Factor:
-        if not call.results:
-            return _ONE
-        wanted = self.wanted[call.results[0]]
-        found = _scaling(call)
-        if found is not None:
-            return _ONE if call.result in self.ends else self._times(wanted, found[0])
-        if _squared(call) is v and not wanted.live and wanted.known > 0:
-            return _Factor(wanted.known**0.5)
-        return wanted if self.carrier.get(call) is v else _ONE
-
-    def _times(self, factor: _Factor, number: Number) -> _Factor:
-        if isinstance(number, Variable) and number.constant is None:
-            live = sorted((*factor.live, number), key=self.order.__getitem__)
-            return _Factor(factor.known, tuple(live))
-        value = number.constant if isinstance(number, Variable) else number
-        return _Factor(factor.known * float(value), factor.live)
-
-    def _moved(self) -> tuple[list[Call], int]:
-        """Return the new calls, and the length of the passes; one by 1 is for others to leave out."""
-        calls: list[Call] = []
-        length = 0
-        for call in self.program.calls:
-            found = _scaling(call)
-            wanted = self.wanted[call.results[0]] if call.results else _ONE
-            if found is not None:
-                number, x = found
-                total, has = self._times(wanted, number), self.wanted.get(x, _ONE)
-                if (wanted, has) != (_ONE, _ONE):
-                    left = _ONE if total == has else total
-                    if has != _ONE != left:
-                        left = _Factor(total.known / has.known, total.live)
-                    call = Call(np.multiply, (self._number(left, calls), x), {}, call.results)
-                calls.append(call)
-                length += 0 if total == has else prod(call.result.shape)
-                continue
-            source = self.carrier.get(call, _squared(call) if call.results else None)
-            has = self.wanted.get(source, _ONE) if source is not None else _ONE
-            passes = source is not None and has != _ONE and has == self._wanted_by(call, source)
-            if wanted == _ONE or passes:
-                calls.append(call)
-                continue
-            result = call.result
-            plain = Variable(result.shape, result.dtype, result.strides, base=result.base)
-            calls.append(replace(call, results=(plain,)))
-            number = self._number(wanted, calls)
-            calls.append(Call(np.multiply, (number, plain), {}, (result,)))
-            length += prod(result.shape)
-        return calls, length
-
-    def _number(self, factor: _Factor, calls: list[Call]) -> Number:
-        number: Number = factor.known
-        for each in factor.live:
-            if isinstance(number, float) and number == 1:
-                number = each
-                continue
-            result = Variable((), np.dtype(float), number=True)
-            calls.append(Call(operator.mul, (each, number), {}, (result,), "number"))
-            number = result
-        return number
-
-
-def _scaling(call: Call) -> tuple[Number, Variable] | None:
-    """Return the number and the array of a call that multiplies the one by the other."""
-    if (
-        call.function is not np.multiply
-        or not _is_plain(call)
-        or len(call.args) != 2
-        or call.errors
-    ):
-        return None
-    for number, x in (call.args, call.args[::-1]):
-        if not isinstance(x, Variable) or x.constant is not None or not _is_exact(x):
-            continue
-        if not x.shape or (x.shape, x.dtype) != (call.result.shape, call.result.dtype):
-            continue
-        if _is_weak(number) or _is_number(number):
-            return number, x
-        if isinstance(number, Variable) and number.constant is not None and number.dtype == x.dtype:
-            return (number, x) if np.isfinite(number.constant) else None
-    return None
-
-
-def _linear_in(call: Call) -> Sequence[Variable]:
-    """Return the operands that a call is linear in, if the others stay as they are."""
-    if len(call.results) != 1 or call.result.number or not _is_exact(call.result) or call.errors:
-        return ()
-    f = call.function
-    found = [v for v in call.args if isinstance(v, Variable) and not v.number]
-    if f in (np.matmul, np.dot, np.multiply):
-        linear = _is_plain(call) and len(set(found)) == 2
-    elif f in (np.sum, np.add.reduce):
-        linear = call.kwargs.keys() <= {"axis", "keepdims"} and len(call.args) <= 2
-    elif f is np.negative:
-        linear = _is_plain(call)
-    else:
-        linear = call.kind == "view" and f in (np.transpose, np.reshape, np.expand_dims)
-    wanted = call.result.dtype
-    return [v for v in found if v.dtype == wanted and v.constant is None] if linear else ()
-
-
 # Helpers
 
 
-def filled(length: int, dtype: np.dtype[Any]) -> Variable:
+def _ones(length: int, dtype: np.dtype[Any]) -> Variable:
     """Return a vector of ones, which no call makes: it is a constant of the program."""
     return Variable((length,), dtype, (dtype.itemsize,), constant=dtype.type(1))
 
@@ -436,27 +205,6 @@ def _array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Variable:
     result = Variable(shape, dtype)
     result.strides = result.c_strides
     return result
-
-
-def _is_exact(v: Variable) -> bool:
-    """Tell whether an array is of a kind that is rewritten."""
-    return v.dtype in (np.float32, np.float64) and v.dtype.isnative and not v.number
-
-
-def _is_plain(call: Call) -> bool:
-    return call.kind == "call" and not call.kwargs
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether it is a real Python number that is known in a run only."""
-    return isinstance(value, Variable) and value.number and value.dtype.kind in "if"
-
-
-def _is_weak(value: Any) -> bool:
-    """Tell whether it is a finite real Python number that is known now."""
-    if isinstance(value, bool | np.generic) or not isinstance(value, _NUMBERS):
-        return False
-    return bool(np.isfinite(float(value)))
 
 
 def _reduced_axis(
@@ -475,7 +223,7 @@ def _reduced_axis(
         (axis,) = axis
     if not isinstance(matrix, Variable) or not isinstance(axis, int) or len(matrix.shape) != 2:
         return nothing
-    if not _is_exact(matrix) or matrix.dtype != call.result.dtype or not matrix.is_flat:
+    if not is_exact(matrix) or matrix.dtype != call.result.dtype or not matrix.is_flat:
         return nothing
     if matrix.constant is not None or 0 in matrix.shape:
         return nothing
@@ -490,30 +238,6 @@ def _with_shape(v: Variable, result: Variable) -> list[Call]:
     return [Call(np.reshape, (v, result.shape), {}, (result,), "view")]
 
 
-def _squared(call: Call) -> Variable | None:
-    """Return the array whose square a call makes."""
-    if not _is_plain(call) or call.errors or len(call.results) != 1 or call.result.scalar:
-        return None
-    x = call.args[0]
-    if not isinstance(x, Variable) or x.constant is not None or x.dtype != call.result.dtype:
-        return None
-    if call.function is np.square or (call.function is np.multiply and call.args[1] is x):
-        return x
-    return None
-
-
-def _users(program: Program) -> dict[Variable, list[Call]]:
-    users: dict[Variable, list[Call]] = {}
-    for call in program.calls:
-        for v in dict.fromkeys(call.operands):
-            users.setdefault(v, []).append(call)
-    return users
-
-
-def _makers(program: Program) -> dict[Any, Call]:
-    return {v: call for call in program.calls for v in call.results}
-
-
 def _expand(program: Program, expanded: Callable[[Call], list[Call]]) -> None:
     calls = []
     for call in program.calls:
@@ -521,21 +245,3 @@ def _expand(program: Program, expanded: Callable[[Call], list[Call]]) -> None:
             new.recomputed, new.rerun = call.recomputed, call.rerun
             calls.append(new)
     program.calls = calls
-
-
-def _put_before(program: Program, call: Call, calls: Sequence[Call]) -> None:
-    at = program.calls.index(call)
-    program.calls[at:at] = calls
-
-
-def _numbers_first(program: Program) -> list[Call]:
-    """Return the calls with those on numbers alone at the front, so that any call can use them."""
-    early = {each.variable for each in program.inputs if each.variable.number}
-    first, rest = [], []
-    for call in program.calls:
-        if call.kind == "number" and early.issuperset(call.operands):
-            early.update(call.results)
-            first.append(call)
-        else:
-            rest.append(call)
-    return [*first, *rest]

@@ -2,7 +2,8 @@
 
 The text is a module: one block of memory, arrays at fixed places in it, and a function. It is what a
 compiled function runs, and what a person reads. All arrays that a call can write to lie in the block;
-what NumPy can only return newly made (a fancy index, a solution of linear equations) lies outside it.
+what NumPy can only return newly made (a fancy index, a solution of linear equations) lies outside it,
+until a `del` behind its last use.
 
 Arrays that the program writes into, parameters and an optimiser's state, are written as soon as all is
 done that can fail (`order`). Floating-point errors from there on are reported when all is written, so that
@@ -118,6 +119,7 @@ class Writer:
         self._views: dict[str, str] = {}  # names of those that are views, by what they are
         self._static_variables: set[Variable] = set()
         self._outside: list[tuple[str, int]] = []
+        self._let_go: dict[int, list[str]] = {}  # names of what lies outside, by its last step
         self._complaints: dict[str, Any] = {}
 
     def written(self) -> Written:
@@ -239,6 +241,8 @@ class Writer:
             indent += "    " * bool(wanted)
             for line in found:
                 yield indent + line
+            if i in self._let_go:  # as names would hold what is not in the block to the end
+                yield f"{indent}del {', '.join(self._let_go[i])}"
         made = {v for tiles in self._tiles.values() for v in tiles.group.targets}
         for each in self.program.writes:
             if each.final not in made:
@@ -276,9 +280,9 @@ class Writer:
             if cut > 1:
                 return [self._product_in_blocks(call, out, cut)]
             return spell.lines(call, names.of, out)
-        return self._newly_made(call)
+        return self._newly_made(i, call)
 
-    def _newly_made(self, call: Call) -> list[str]:
+    def _newly_made(self, i: int, call: Call) -> list[str]:
         """Return the lines of a call that makes a view, or an array outside of the block."""
         names = self.names
         text = spell.free(call, names.of)
@@ -295,6 +299,9 @@ class Writer:
             return []
         if call.kind != "view":
             self._outside += [(names.known[v], v.nbytes) for v in call.results]
+        for v in call.results:
+            if v.root.shape and v.root not in names.in_block and v.root not in names.inputs:
+                self._let_go.setdefault(self.last.get(v.root, i), []).append(names.known[v])
         made = [f"{left} = {text}"]
         if call.function is operator.getitem and any(
             v.dtype.kind == "b" for v in call.operands[1:]

@@ -39,10 +39,11 @@ from zlib import crc32
 import numpy as np
 
 from thriftgrad.autodiff import Tensor
-from thriftgrad.compile.record import StandIn
+from thriftgrad.compile.stand_in import StandIn
 from thriftgrad.errors import RecordError
 
 MOST = 10_000
+"""Objects that are looked into."""
 SMALL = 4_096
 """Bytes of an array whose entries are all compared at every run."""
 SAMPLED = 64
@@ -63,9 +64,7 @@ class Surroundings:
         self.arrays: list[Any] = []
         self.samples: list[tuple[Any, Callable[[], bytes], bytes]] = []
         self._once: list[tuple[Callable[[], Any], Any, str]] = [_drawing(random._inst)]
-        seen: dict[
-            int, Any
-        ] = {}  # the objects themselves, as an id means something while one lives
+        seen: dict[int, Any] = {}  # with the objects, as an id means something while one lives
         queue = list(roots)
         for each in queue:
             if id(each) in seen or isinstance(each, _NOTHING_INSIDE):

@@ -55,9 +55,7 @@ class Tiles:
         self.overwritten = {old: self.made[new] for new, old in group.targets.items()}
         self.homes: dict[Variable, Home] = {}
         self.late: list[Variable] = []  # targets that are still read when their new value is made
-        self.lent: dict[
-            Home, int
-        ] = {}  # until which call a target's memory may hold something else
+        self.lent: dict[Home, int] = {}  # up to which call a target's memory may hold another value
         self.scratch: set[Home] = set()
         self.promised: set[Variable] = set()  # kept results whose memory another one holds for them
         self.spare: dict[Any, list[Buffer]] = {}  # memory in the block that nobody needs any more

@@ -410,7 +410,7 @@ def test_the_model_of_a_block_is_the_block() -> None:
         return write(program, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("thriftgrad.compile.compiled.write", noted)
+        patch.setattr("thriftgrad.compile.replay.write", noted)
         compiled(*args)
     graph = Flow(seen[0]).graph
     assert peak(graph, range(len(graph))) == pytest.approx(compiled.memory.most_alive, rel=0.05)

@@ -677,3 +677,16 @@ def test_calls_with_several_results_and_calls_without_out() -> None:
         x = np.random.default_rng(seed).normal(size=(4, 4))
         for ours, theirs in zip(g(x), f(x), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_copyto_keeps_to_its_rule_of_casting() -> None:
+    def narrowed(x: Any) -> Any:
+        result = np.zeros_like(x, dtype=np.float32)
+        np.copyto(result, x, casting="equiv")
+        return result
+
+    x = np.ones(3)
+    with pytest.raises(TypeError, match="according to the rule 'equiv'"):
+        narrowed(x)
+    with pytest.raises(TypeError, match="float64 to float32 by the rule 'equiv'"):
+        tg.compile(narrowed)(x)

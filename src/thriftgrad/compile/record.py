@@ -398,6 +398,10 @@ class Recorder:
             self._rebind(a, converted, (symbols[2], a.shape, a.dtype))
 
     def _copy(self, dst: Any, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+        if hasattr(src, "dtype") and not np.can_cast(src.dtype, dst.dtype, casting):  # type: ignore[arg-type]
+            raise TypeError(
+                f"np.copyto: cannot cast {src.dtype} to {dst.dtype} by the rule {casting!r}"
+            )
         if where is not True:
             dst[...] = np.where(where, src, dst)
         else:

@@ -55,9 +55,8 @@ class Eviction:
         self.graph = graph
         self.limit = limit
         count = len(graph)
-        self.uses: list[list[int]] = [
-            [] for _ in range(count)
-        ]  # positions to come, the next one last
+        # positions to come, the next one last
+        self.uses: list[list[int]] = [[] for _ in range(count)]
         self.users: list[list[int]] = [[] for _ in range(count)]
         self.alive: set[int] = set()
         self.droppable: set[int] = set()  # those alive that are worth a thought

@@ -144,9 +144,8 @@ class _Model:
         self.rows: list[tuple[Terms, float]] = []
         self.runs: list[tuple[int, int]] = []
         self.memory: list[Terms] = []
-        self.held: dict[
-            int, int
-        ] = {}  # for each step, the variable that says whether its value is there
+        # for each step, the variable that says whether its value is there
+        self.held: dict[int, int] = {}
         self.last = _last_stages(steps)
         for stage in range(len(steps) + 1):
             for k, step in enumerate(steps[:stage]):

@@ -256,3 +256,9 @@ def test_products_in_parts_are_the_products(rows, inputs, outputs, dtype, monkey
         assert ours.base is None
         tolerance = 1e-6 if dtype == np.float32 else 1e-14
         assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
+
+
+def test_a_list_is_an_input() -> None:
+    layer = nn.Linear(2, 1, rng=0)
+    assert layer([1.0, 2.0]).item() == layer(np.array([1.0, 2.0])).item()
+    assert layer([[1.0, 2.0]]).shape == (1, 1)

@@ -145,7 +145,7 @@ def _sum_of_rows(g: Array) -> Array:
 
 def _product(x: Array, y: Array) -> Array:
     """Return x·y; for some sizes by parts, which the BLAS has quicker kernels for."""
-    parts = _parts(x, y, x.shape[-1])
+    parts = _parts(x, y, len(y))
     if parts == 1 or x.shape[0] * y.shape[1] > 32 * y.shape[0]:
         return np.matmul(x, y)
     length = y.shape[0] // parts

@@ -71,10 +71,12 @@ def within(
     flow = Flow(program)
     family = Family(flow, write_apart)
     found = family.cheapest(budget)
+    if found is None and family.smallest[0] <= budget:  # which takes less than it was planned to
+        found = family.smallest[1]
     if found is not None:
         together = write(flow.program(found.sequence))
         return together if together.memory.block <= budget else family.written(found)
-    least = min(plain.memory.block, family.least())
+    least = min(plain.memory.block, family.smallest[0])
     raise BudgetError(
         f"a budget of {show_bytes(budget)} ({budget:,} bytes) is too small: the smallest block "
         f"known for this function takes {least:,} bytes; give it that, or make the batch smaller",
@@ -254,13 +256,16 @@ class Family:
                 return self._proven(budget, each)
         return self._proven(budget, None)
 
-    def least(self) -> int:
-        """Return the size of the smallest block."""
+    @cached_property
+    def smallest(self) -> tuple[int, Candidate]:
+        """The size of the smallest block, and the candidate that takes it."""
         smallest = min(self._known, key=lambda each: each.peak)
-        least = min(self._size(self.plain), self._size(smallest))
+        least, best = min(
+            ((self._size(each), each) for each in (self.plain, smallest)), key=lambda two: two[0]
+        )
         while (found := self.cheapest(least - 1)) is not None:
-            least = self._size(found)
-        return least
+            least, best = self._size(found), found
+        return least, best
 
     def written(self, each: Candidate) -> Written:
         """Return a candidate's program, written call by call."""

@@ -271,8 +271,12 @@ def all_results(
     return results, compiled
 
 
+# The least of program 49 is that of a schedule which takes less than it was planned to.
+SEEDS = sorted({49, *range(min(int(os.environ.get("ORACLE_PROGRAMS", "2")), 100))})
+
+
 @pytest.mark.parametrize("case", [model_case, tree_case])
-@pytest.mark.parametrize("seed", range(min(int(os.environ.get("ORACLE_PROGRAMS", "2")), 100)))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_programs(case: Callable[[int], Case], seed: int, prices: list[float]) -> None:
     """`make oracle` runs 200 of them, `make test` a share."""
     expected, compiled = all_results(case, seed, None)

@@ -19,6 +19,7 @@ import pytest
 import thriftgrad as tg
 from thriftgrad import optim
 from thriftgrad.errors import RecordError
+from thriftgrad.memory import generators
 
 X = np.arange(1.0, 4.0)
 SCALE = 1.0
@@ -475,3 +476,17 @@ def test_a_large_array_that_is_changed_in_place_is_seen() -> None:
     noise += 1  # which the program reads itself
     assert scaled(x)[0] == scale[3] + scale[::2].sum() + 1
     assert scaled.recordings == 3
+
+
+def test_what_is_recorded_leads_to_no_other_generators(monkeypatch: Any) -> None:
+    rng = np.random.default_rng(0)
+    dropout = tg.nn.Dropout(0.5, rng=rng)
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        return dropout(x) * 2
+
+    for length in range(1, 15):
+        step(np.ones(length))
+    monkeypatch.setattr(generators, "MOST", 100)  # of more, a warning would be raised
+    assert generators.bit_generators(step) == [rng.bit_generator]

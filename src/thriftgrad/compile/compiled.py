@@ -147,6 +147,7 @@ class Compiled:
     """
 
     live_in_programs = ("_programs", "_newest", "_eager", "_said", "failed", "recordings")
+    leads_to_no_generator = ("_programs", "_newest")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ What runs again must draw again what it drew before. The generators are therefor
 Python function can get at them: among its arguments, in its closure, its defaults, the globals that its
 code names, the object it is bound to; and in whatever these hold. What belongs to the standard library,
 to NumPy and to other installed packages is followed through the objects that it was given, and its own
-globals are left alone.
+globals are left alone. Attributes that a class names in `leads_to_no_generator` are left alone as well.
 """
 
 from __future__ import annotations
@@ -172,8 +172,10 @@ def _inside_object(value: Any) -> Iterator[Any]:
     own = _is_own(kind.__module__)
     if not own and _is_base(kind.__module__) and kind is not SimpleNamespace:
         return  # locks, loggers, files: they lead far, and to no generator
+    alone = getattr(kind, "leads_to_no_generator", ())
     with suppress(AttributeError, TypeError):
-        yield from tuple(object.__getattribute__(value, "__dict__").values())
+        held = dict(object.__getattribute__(value, "__dict__"))
+        yield from (each for name, each in held.items() if name not in alone)
     for each in kind.__mro__:
         slots = vars(each).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
+SMALL = 10**6
+"""Multiplications of a float32 product up to which OpenBLAS takes its kernels for small matrices."""
+
 
 @cache
 def has_small_kernels() -> bool:
     """Tell whether it is an OpenBLAS with kernels for small matrices, as it has for AVX-512.
 
-    They take float32 products of up to 10⁶ multiplications, so that it pays to cut one that is larger.
+    They take float32 products of up to `SMALL` multiplications, so that it pays to cut a larger one.
     """
     try:
         found: Any = np.show_config(mode="dicts")

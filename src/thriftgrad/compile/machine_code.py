@@ -91,7 +91,7 @@ def _compiled(kernel: Kernel, types: Sequence[Any], path: Path | None) -> Callab
     exec(builtins.compile(text, filename, "exec"), vars(module))
     sys.modules[name] = module  # where Numba looks for the globals of what it has kept
     function: Any = getattr(module, kernel.name)
-    if hasattr(function, "compile"):  # under NUMBA_DISABLEJIT it stays a function of Python
+    if hasattr(function, "compile"):  # under NUMBA_DISABLE_JIT it stays a function of Python
         function.compile(tuple(types))
     made: Callable[..., None] = function
     return made

@@ -14,7 +14,7 @@ import numpy as np
 
 from thriftgrad.compile import spell
 from thriftgrad.compile.place import Buffer
-from thriftgrad.compile.program import Call, Input, Program, Variable
+from thriftgrad.compile.program import Call, Input, Program, Variable, is_literal
 
 RESERVED = {
     *("np", "block", "at", "i", "special", "operator", "builtins", "warnings", "errors", "wanted"),
@@ -60,7 +60,7 @@ class Names:
 
     def is_literal(self, v: Variable) -> bool:
         """Tell whether a variable is one number, the same in all runs."""
-        return v.constant is not None and v.shape == () and v not in self.inputs
+        return is_literal(v, self.inputs)
 
     def of(self, value: Any) -> str:
         """Return the expression for an argument."""

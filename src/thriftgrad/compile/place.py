@@ -45,7 +45,12 @@ class Buffer:
     @property
     def room(self) -> int:
         """Its size, up to where the next one may begin."""
-        return -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+        return room(self.nbytes)
+
+
+def room(nbytes: int) -> int:
+    """Return so many bytes, up to where something else may begin."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def place(buffers: Sequence[Buffer]) -> int:

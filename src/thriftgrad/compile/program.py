@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -198,6 +198,11 @@ def variables(value: Any) -> Iterator[Variable]:
 def replaced(value: Any, change: Callable[[Variable], Any]) -> Any:
     """Return arguments with `change(variable)` in the place of each variable."""
     return mapped(value, lambda leaf: change(leaf) if isinstance(leaf, Variable) else leaf)
+
+
+def is_literal(v: Variable, inputs: Container[Variable]) -> bool:
+    """Tell whether a variable is one number, the same in all runs, and none of the inputs."""
+    return v.constant is not None and v.shape == () and v not in inputs
 
 
 def users_of(program: Program) -> dict[Variable, list[Call]]:

@@ -166,7 +166,7 @@ class Writer:
     def _give_buffers(self, i: int, call: Call) -> None:
         for result in call.results:
             result.strides = result.packed
-            buffer = self._reused(i, call, result)
+            buffer = self._reused(i, call)
             self.keep_in(buffer or self.new_buffer_of(call, result, i), result, i)
 
     def new_buffer_of(self, call: Call, result: Variable, step: int) -> Buffer:
@@ -191,17 +191,10 @@ class Writer:
         buffer.last = max(buffer.last, self.last.get(result, step))
         self.names.in_block[result] = buffer
 
-    def _reused(self, i: int, call: Call, result: Variable) -> Buffer | None:
+    def _reused(self, i: int, call: Call) -> Buffer | None:
         """Return the buffer of an argument that this call is the last to need."""
-        operands = call.operands
         for v in spell.reusable(call):
-            if (
-                v in self.names.in_block
-                and v.layout == result.layout
-                and self.last[v] == i
-                and not any(other.root is v and other is not v for other in operands)
-                and not (not spell.is_elementwise(call) and operands.count(v) > 1)
-            ):
+            if v in self.names.in_block and self.last[v] == i:
                 return self.names.in_block[v]
         return None
 
@@ -345,9 +338,10 @@ class Writer:
         indented = "\n".join(f"    {line}" for line in body)
         definition = f"def {function}({arguments}):\n{indented}\n"
         fixed = "\n".join(self._static.values())
-        calls = sum(len(calls_of(step)) for step in self._steps)
+        count = sum(len(calls_of(step)) for step in self._steps)
+        calls = "1 call" if count == 1 else f"{count} calls"
         prelude = [
-            f'"""`{function}` as {calls} calls in a block of {show_bytes(block)}, written by '
+            f'"""`{function}` as {calls} in a block of {show_bytes(block)}, written by '
             f'thriftgrad.compile."""'
         ]
         prelude.append("\n".join([*spell.imports(definition + fixed), "import numpy as np"]))

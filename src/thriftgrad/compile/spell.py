@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftgrad.blas import has_small_kernels
+from thriftgrad.blas import SMALL, has_small_kernels
 from thriftgrad.compile.program import (
     Call,
     Program,
@@ -166,12 +166,9 @@ def _shape_of_product(call: Call) -> tuple[int, int, int] | None:
 
 def _count(length: int, total: int) -> int:
     """Return the least number of even pieces of an axis that makes the products small enough; or 1."""
-    if total <= _SMALL:
+    if total <= SMALL:
         return 1
-    return next((n for n in range(2, 9) if length % n == 0 and total <= n * _SMALL), 1)
-
-
-_SMALL = 10**6
+    return next((n for n in range(2, 9) if length % n == 0 and total <= n * SMALL), 1)
 
 
 _HAS_SMALL_KERNELS = has_small_kernels()
@@ -216,17 +213,28 @@ _IN_PLACE = {converted, with_entries, after, drawn}
 
 
 def reusable(call: Call) -> list[Variable]:
-    """Return the arguments in whose memory, if nobody needs them any more, the result may be computed."""
-    f = call.function
+    """Return the arguments in whose memory, if nobody needs them any more, the result may be computed.
+
+    They are laid out as the result is, and the call takes no view of them. A call that does not go
+    entry by entry must not read them twice, as what it reads the second time would be overwritten.
+    """
+    f, operands = call.function, call.operands
     if is_elementwise(call):
-        return [v for v in call.args if isinstance(v, Variable)]
-    if f in (with_entries, after, np.sort, converted):
+        found = list(call.args)
+    elif f in (with_entries, after, np.sort, converted):
         found = [call.args[0]]
     elif f is np.where and len(call.args) == 3:
         found = [call.args[2]] if call.args[2] not in call.args[:2] else []
     else:
         found = []
-    return [v for v in found if isinstance(v, Variable)]
+    return [
+        v
+        for v in found
+        if isinstance(v, Variable)
+        and v.layout == call.result.layout
+        and not any(other.root is v and other is not v for other in operands)
+        and (is_elementwise(call) or operands.count(v) == 1)
+    ]
 
 
 def lines(call: Call, name: Names, out: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
@@ -221,16 +222,10 @@ def model_case(seed: int) -> Case:
     batch = int(rng.integers(10, 200))
     x = rng.standard_normal((batch, sizes[0])).astype(np.float32)
 
-    def step(x: Any, y: Any) -> Any:
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
     def all_of(result: Any) -> list[Any]:
         return [np.array(result), *(np.array(each.value) for each in model.parameters())]
 
+    step = step_of(model, optimizer, nn.cross_entropy)
     return step, (x, rng.integers(0, 3, batch)), all_of
 
 
@@ -338,13 +333,7 @@ def deep(depth: int, width: int, batch: int) -> Case:
     model = nn.Sequential(*layers, nn.Linear(width, 3, rng=depth))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
 
-    def step(x: Any, y: Any) -> Any:
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
+    step = step_of(model, optimizer, nn.cross_entropy)
     x = rng.standard_normal((batch, width)).astype(np.float32)
     return step, (x, rng.integers(0, 3, batch)), lambda result: [np.array(result)]
 

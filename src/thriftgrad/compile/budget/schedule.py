@@ -9,7 +9,8 @@ it is, those of the planners for chains (`cuts`), those that a heuristic finds a
 and, where values under 1 % of all bytes count for nothing, those that a beam finds for programs that are
 not large, and the best there are for small ones (`search`, and `exact` where SciPy is installed). Of
 those that fit, which the block that they are really written into decides, the cheapest is taken. So more
-memory never costs more.
+memory never costs more, but for budgets within some bytes of the least, where the smallest program is
+taken as it is written, though it was planned larger.
 
 How exact the least budget is: it is the smallest block of this family, in which no program is longer
 than `graph.LONGEST` times the plain one. For chains it is that of the best planners known; for others
@@ -36,8 +37,8 @@ from thriftgrad.compile.budget.graph import Graph, UnprovenError, heavy, peak, p
 from thriftgrad.compile.budget.search import beam, fewest, search
 from thriftgrad.compile.budget.steps import joined
 from thriftgrad.compile.order import TILE, Group, calls_of, can_fail, ordered
-from thriftgrad.compile.place import ALIGNMENT
-from thriftgrad.compile.program import Call, Program, Variable, drawn, replaced
+from thriftgrad.compile.place import ALIGNMENT, room
+from thriftgrad.compile.program import Call, Program, Variable, drawn, is_literal, replaced
 from thriftgrad.errors import BudgetError
 from thriftgrad.units import show_bytes
 
@@ -116,10 +117,7 @@ class Flow:
     def _is_free(self, call: Call) -> bool:
         if call.kind in ("view", "number"):
             return True
-        return bool(call.results) and all(self._is_literal(v) for v in call.results)
-
-    def _is_literal(self, v: Variable) -> bool:
-        return v.constant is not None and v.shape == () and v not in self.inputs
+        return bool(call.results) and all(is_literal(v, self.inputs) for v in call.results)
 
     def _graph(self, updating: dict[Call, int]) -> Graph:
         needs, nbytes, reuses, scratch = [], [], [], []
@@ -130,7 +128,7 @@ class Flow:
             sources = dict.fromkeys(n for v in call.operands for n in self._sources(v))
             in_block = spell.takes_out(call) and call not in updating
             needs.append(tuple(sources))
-            nbytes.append(sum(_room(v) for v in call.results) if in_block else 0)
+            nbytes.append(sum(room(v.nbytes) for v in call.results) if in_block else 0)
             reuses.append(tuple(self._reusable(call)) if in_block else ())
             scratch.append(updating.get(call, 0))
             if not in_block or call.function is drawn or can_fail(call):
@@ -161,17 +159,9 @@ class Flow:
                 waiting += call.operands
 
     def _reusable(self, call: Call) -> Iterator[int]:
-        operands = call.operands
         for v in spell.reusable(call):
             maker = self.maker.get(v)
-            if (
-                maker in self.index
-                and spell.takes_out(maker)
-                and len(maker.results) == 1
-                and v.layout == call.result.layout
-                and not any(other.root is v and other is not v for other in operands)
-                and not (not spell.is_elementwise(call) and operands.count(v) > 1)
-            ):
+            if maker in self.index and spell.takes_out(maker) and len(maker.results) == 1:
                 yield self.index[maker]
 
 
@@ -440,9 +430,5 @@ def _scratch(update: Group) -> dict[Call, int]:
     for j, call in enumerate(update.calls):
         v = call.result
         overwrites = v in update.targets and last.get(update.targets[v], -1) <= j
-        found[call] = 0 if overwrites else min(_room(v), TILE * v.dtype.itemsize)
+        found[call] = 0 if overwrites else min(room(v.nbytes), TILE * v.dtype.itemsize)
     return found
-
-
-def _room(v: Variable) -> int:
-    return -(-v.nbytes // ALIGNMENT) * ALIGNMENT

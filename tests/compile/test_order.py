@@ -433,6 +433,39 @@ def test_one_state_for_two_parameters() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+def random_updates(seed: int) -> tuple[Any, list[Any], Any]:
+    """Return a step that overwrites some parameters by functions of all of them, these and an argument."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 5))
+    parameters = [tg.Parameter(rng.standard_normal(7), name=f"p{k}") for k in range(count)]
+    plan = rng.integers(0, 1 << 20, size=(int(rng.integers(1, 12)), 3)).tolist()
+    finals = rng.integers(0, 1 << 20, size=(int(rng.integers(1, count + 1)), 2)).tolist()
+
+    def step(g):
+        values = [g, *(p.value for p in parameters)]
+        for kind, i, j in plan:
+            a, b = values[i % len(values)], values[j % len(values)]
+            values.append([a + b, a - b, np.tanh(a) * b, np.maximum(a, b), a * 0.5][kind % 5])
+        for i, j in finals:
+            parameters[i % count].value[...] = values[j % len(values)]
+        return np.sum(values[-1]) if seed % 2 else None
+
+    return step, parameters, rng.standard_normal(7)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_updates_read_what_is_old(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "TILE", [1 << 15, 3][seed % 2])
+    results = []
+    for compiled in (False, True):
+        step, parameters, g = random_updates(seed)
+        run = tg.compile(step) if compiled else step
+        results.append([(run(g + k), *(p.value.copy() for p in parameters)) for k in range(3)])
+    for ours, theirs in zip(*results, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # What a function does after a step
 
 

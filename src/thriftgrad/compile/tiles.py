@@ -181,6 +181,8 @@ class Tiles:
 
         Each call on the way is the last to read what it is given, so that all can share that memory.
         """
+        if result in self.group.targets:  # which nobody may read
+            return False
         start, layout = result, result.layout
         while result not in self.group.kept:
             k = self.last[result]

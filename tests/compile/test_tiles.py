@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from itertools import pairwise
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,8 @@ from support import step_of
 import thriftgrad as tg
 from thriftgrad import nn, optim
 from thriftgrad.compile import order, replay, source
+from thriftgrad.compile.program import Call, Variable
+from thriftgrad.errors import BudgetError
 
 BINARY: list[Any] = [np.add, np.subtract, np.multiply, np.maximum, np.minimum]
 UNARY: list[Any] = [np.tanh, np.sin, np.absolute, np.negative, np.square, np.exp]
@@ -108,6 +112,179 @@ def test_training_is_the_same_in_tiles(name: str, activation: Any, tiled: Any) -
     for each in results[1:]:
         for ours, theirs in zip(each, results[0], strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+# Gradients in bands
+
+
+@pytest.fixture
+def banded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make gradients in bands of so many rows, or of as many as a batch has; 0 for in one piece."""
+
+    def cut(rows: int, entries: int = 1 << 15) -> None:
+        monkeypatch.setattr(order, "BANDED", 1 if rows else 1 << 60)
+        monkeypatch.setattr(order, "ROWS", rows)
+        monkeypatch.setattr(order, "TILE", entries)
+
+    return cut
+
+
+RULES: dict[str, Any] = {
+    "SGD": lambda p: optim.SGD(p, lr=0.1),
+    "decay": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam": lambda p: optim.Adam(p, lr=0.1),
+    "AdamW": lambda p: optim.AdamW(p, lr=lambda step: 0.1 / (step + 1)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_training_is_the_same_in_bands(name: str, kernels: Any, dtype: Any, banded: Any) -> None:
+    if kernels == "numba":
+        pytest.importorskip("numba")
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(8, 12)).astype(dtype), np.arange(8) % 3
+    results: list[Any] = []
+    sizes = []
+    for rows, entries in [(-1, 0), (0, 1 << 15), (2, 1 << 15), (4, 1 << 15), (4, 5), (2, 16)]:
+        layers: list[Any] = []
+        for k, (a, b) in enumerate(pairwise([12, 8, 8, 3])):  # one that is laid out as its gradient
+            layers += [nn.Linear(a, b, rng=k, dtype=dtype), np.tanh]
+        model = nn.Sequential(*layers[:-1])
+        run: Any = step_of(model, RULES[name](model.parameters()), nn.cross_entropy)
+        if rows >= 0:
+            banded(rows, entries)
+            run = tg.compile(run, kernels=kernels)
+        losses = [run(x, y).item() for _ in range(3)]
+        if rows >= 0:
+            assert ("# a band of the gradient at a time" in run.source) == (rows > 0)
+            sizes.append(run.memory.block)
+        results.append([*losses, *(p.value for p in model.parameters())])
+    for found in results[1:]:
+        for ours, theirs in zip(found, results[0], strict=True):
+            error = np.linalg.norm(np.subtract(ours, theirs)) / np.linalg.norm(theirs)
+            assert error < (1e-6 if dtype == np.float32 else 1e-12)
+    assert sizes[1] <= sizes[0]
+
+
+def test_a_product_of_parameters_is_made_before_they_change(banded: Any) -> None:
+    """The gradient of U in U V is that of the product by V, which may have been updated before."""
+    banded(2)
+    results = []
+    for compiled in (False, True):
+        rng = np.random.default_rng(0)
+        u, v = (tg.Parameter(rng.normal(size=size)) for size in ((8, 6), (6, 8)))
+        rule = optim.SGD([u, v], lr=0.1)
+
+        def step(x, u=u, v=v, rule=rule):
+            loss = np.sum(x * np.tanh(u @ v))
+            loss.backward()
+            rule.step()
+            rule.zero_grad()
+
+        run = tg.compile(step) if compiled else step
+        for k in range(3):
+            run(np.cos(k + np.arange(64.0)).reshape(8, 8))
+        results.append((u.value, v.value))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_a_gradient_that_is_needed_elsewhere_is_made_as_a_whole(banded: Any) -> None:
+    banded(2)
+    for clip, keep in [(None, False), (1.0, False), (None, True)]:
+        model = nn.Linear(8, 6, rng=0)
+        rule = optim.SGD(model.parameters(), lr=0.1, clip_norm=clip)
+
+        def step(x, model=model, rule=rule, keep=keep):
+            loss = np.sum(np.tanh(model(x)))
+            loss.backward()
+            gradient = model.weight.grad
+            rule.step()
+            rule.zero_grad()
+            return gradient if keep else loss
+
+        run = tg.compile(step)
+        run(np.ones((3, 8), np.float32))
+        assert ("# a band of the gradient" in run.source) == (clip is None and not keep)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bands_are_the_same_in_any_budget(seed: int, banded: Any) -> None:
+    banded(2, 16)
+    rng = np.random.default_rng(seed)
+    sizes = [16, *rng.choice([16, 24], size=9).tolist(), 3]
+    x, y = rng.normal(size=(8, 16)).astype(np.float32), rng.integers(0, 3, 8)
+    results, block = [], None
+    for share in (None, 0.9, 0.75):
+        layers: list[Any] = []
+        for k, (a, b) in enumerate(pairwise(sizes)):
+            layers += [nn.Linear(a, b, rng=k), np.tanh]
+        model = nn.Sequential(*layers[:-1])
+        rule = list(RULES.values())[seed % len(RULES)](model.parameters())
+        budget = None if share is None else int(block * share)
+        run = tg.compile(step_of(model, rule, nn.cross_entropy), budget=budget)
+        try:
+            losses = [run(x, y).item() for _ in range(3)]
+        except BudgetError:
+            continue
+        block = block or run.memory.block
+        assert run.memory.block <= (budget or block)
+        assert "# a band of the gradient" in run.source
+        results.append([*losses, *(p.value for p in model.parameters())])
+    assert len(results) > 1
+    for found in results[1:]:
+        for ours, theirs in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rows_of_a_band_divide_those_of_the_product() -> None:
+    def rows_for(rows: int, inner: int) -> int:
+        f4 = np.dtype("f4")
+        x, y = Variable((rows, inner), f4), Variable((inner, 9), f4)
+        return order.rows_of_band(Call(np.matmul, (x, y), {}, (Variable((rows, 9), f4),)))
+
+    assert rows_for(2048, 256) == 256
+    assert rows_for(2048, 1024) == 1024
+    assert rows_for(784, 32) == 196
+    assert rows_for(1009, 32) == 0  # a prime
+    assert rows_for(300, 32) == 150
+    assert rows_for(200, 32) == 0
+
+
+def test_the_text_of_a_band(banded: Any) -> None:
+    banded(4, 8)
+    model = nn.Linear(8, 6, rng=0)
+
+    @tg.compile
+    def step(x):
+        loss = np.sum(np.tanh(model(x)))
+        loss.backward()
+        for p in model.parameters():
+            p.value -= np.float32(0.5) * p.grad
+            p.grad = None
+
+    step(np.ones((3, 8), np.float32))
+    text = step.source[
+        step.source.index("        for row") : step.source.index("        np.dot(ones")
+    ]
+    assert (
+        dedent(text)
+        == """\
+for row in range(0, 8, 4):  # a band of the gradient at a time
+    np.dot(x_T[row : row + 4], dot, out=grad_weight_band)
+    weight_band = weight[row : row + 4].reshape(-1)
+    for i in range(0, 24, 8):  # in tiles that fit the cache
+        grad_weight_band_piece = grad_weight_band_flat[i : i + 8]
+        weight_piece = weight_band[i : i + 8]
+        np.multiply(c0_5, grad_weight_band_piece, out=grad_weight_band_piece)
+        np.subtract(weight_piece, grad_weight_band_piece, out=weight_piece)
+"""
+    )
+
+
+# What tiles rest on
 
 
 UFUNCS = sorted(

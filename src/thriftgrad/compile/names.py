@@ -17,8 +17,8 @@ from thriftgrad.compile.place import Buffer
 from thriftgrad.compile.program import Call, Input, Program, Variable, is_literal
 
 RESERVED = {
-    *("np", "block", "at", "i", "special", "operator", "builtins", "warnings", "errors", "wanted"),
-    *("note", "held_back", "options", "report"),
+    *("np", "block", "at", "i", "row", "special", "operator", "builtins", "warnings", "errors"),
+    *("wanted", "note", "held_back", "options", "report"),
     *keyword.kwlist,
     *dir(builtins),
 }

@@ -5,6 +5,8 @@ repeated along an axis (a bias over the rows of a batch), some rows. All calls a
 the next one is begun. What lies between them needs a tile of scratch memory alone. NumPy's calls give the
 same entries, to the last bit, however many they are given at once.
 
+Where a product belongs to the group, all of this is done for one band of its rows after the other.
+
 Results go into the live arrays that they are to overwrite, into the memory of what nobody needs any more,
 or into memory of their own, if they are needed outside of the group. All others go into scratch memory
 where that is in the cache, and nothing is written that nobody reads.
@@ -51,6 +53,7 @@ class Tiles:
         self.group = group
         self.step = step
         self.made = {call.result: j for j, call in enumerate(group.calls)}
+        self.given = [v for call in group.calls for v in call.operands if v not in self.made]
         self.last = {v: j for j, call in enumerate(group.calls) for v in call.operands}
         self.overwritten = {old: self.made[new] for new, old in group.targets.items()}
         self.homes: dict[Variable, Home] = {}
@@ -64,8 +67,11 @@ class Tiles:
         self.kernel = all(new.layout == old.layout for new, old in group.targets.items()) and bool(
             self._fused({v: str(id(v)) for v in self.made}, lambda v: str(id(v)))
         )
+        self.band: Buffer | None = None
+        if group.product is not None:
+            self.band = self.homes[group.product.result] = self._new_band(group.product)
         if self.kernel:  # which reads all of an entry before it writes any
-            for v in filter(self._ends_here, group.operands):
+            for v in filter(self._ends_here, dict.fromkeys(self.given)):
                 self.spare.setdefault(v.layout, []).append(self.names.in_block[v])
         self.count = self._count()
         for j, call in enumerate(group.calls):
@@ -73,11 +79,18 @@ class Tiles:
 
     def lines(self) -> list[str]:
         """Return the statements."""
-        if self.kernel:
-            again = all(call.recomputed for call in self.group.calls)
-            return [self._kernel_call() + "  # recomputed" * again]
         self.pieces: dict[str, tuple[str, str]] = {}
-        self.heads: list[str] = []
+        self.heads: dict[str, tuple[str, str]] = {}
+        lines = [self._kernel_call()] if self.kernel else self._calls()
+        lines = [*(line for _, line in self.heads.values()), *lines]
+        if self.band is None:
+            return lines
+        begin = f"for row in range(0, {self.group.shape[0]}, {self.group.rows}):"
+        lines = [self._product(self.band), *lines]
+        return [f"{begin}  # a band of the gradient at a time", *(f"    {line}" for line in lines)]
+
+    def _calls(self) -> list[str]:
+        """Return the statements of calls of NumPy's, in a loop over tiles where they are cut."""
         body: list[str] = []
         for call in self.group.calls:
             for v in call.operands:
@@ -92,15 +105,23 @@ class Tiles:
             return body
         begin = f"for i in range(0, {self.length}, {self.count}):  # in tiles that fit the cache"
         body = [*(line for _, line in self.pieces.values()), *body]
-        return [*self.heads, begin, *(f"    {line}" for line in body)]
+        return [begin, *(f"    {line}" for line in body)]
+
+    def _product(self, band: Buffer) -> str:
+        """Return the statement that makes a band of the product."""
+        call = self.group.product
+        assert call is not None
+        x, y = map(self.names.of, call.args)
+        function = spell.function_text(call.function)
+        return f"{function}({x}[row : row + {self.group.rows}], {y}, out={band.name})"
 
     # Where results lie
 
     def _count(self) -> int:
         """Return how many entries, or rows, there are in a tile; 0 for all."""
         group = self.group
-        size = prod(group.shape)
-        given = [v for v in group.operands if v.shape and not self.names.is_literal(v)]
+        size = prod((group.rows, *group.shape[1:]) if self.band else group.shape)
+        given = [v for v in self.given if v.shape and not self.names.is_literal(v)]
         arrays = [*given, *self.overwritten, *self.made]
         self.flat = all(v.shape == group.shape and v.is_flat for v in arrays)
         self.length = size if self.flat else group.shape[0] if group.shape else 1
@@ -174,6 +195,8 @@ class Tiles:
         """Tell whether an array in the block is needed by this group for the last time."""
         if v in self.made or v not in self.names.in_block or self.writer.last[v] != self.step:
             return False
+        if self.group.product is not None and v in self.group.product.operands:
+            return False  # as the next band is made of it
         return not any(other.root is v and other is not v for other in self.group.operands)
 
     def _holds_memory_for_another(self, result: Variable) -> bool:
@@ -191,7 +214,7 @@ class Tiles:
                 return False
             if self.spare.get(layout) or any(
                 v.layout == layout and self.last[v] <= k and self._ends_here(v)
-                for v in self.group.operands
+                for v in self.given
             ):
                 return False  # there will be some anyway
         if result in self.promised:
@@ -205,13 +228,18 @@ class Tiles:
 
     def _new_scratch(self, result: Variable) -> Buffer:
         layout = result
-        if self.count:
-            shape = (self.count, *(() if self.flat else self.group.shape[1:]))
+        if self.count or self.band:
+            shape = (self.count or self.length, *(() if self.flat else self.group.shape[1:]))
             layout = Variable(shape, result.dtype)
             layout.strides = layout.c_strides
         buffer = self.writer.new_buffer("scratch", layout, self.step)
         self.scratch.add(buffer)
         return buffer
+
+    def _new_band(self, product: Call) -> Buffer:
+        rows = Variable((self.group.rows, *self.group.shape[1:]), product.result.dtype)
+        rows.strides = rows.c_strides
+        return self.writer.new_buffer(f"{product.result.hint or 'product'}_band", rows, self.step)
 
     # Names
 
@@ -221,8 +249,8 @@ class Tiles:
             if value in self.homes:
                 return self._name_of_home(self.homes[value])
             rows = len(value.shape) == len(self.group.shape) and bool(value.shape)
-            if rows and self.count and value.shape[0] == self.group.shape[0]:
-                return self._piece(self.names.of(value), self.writer.is_fixed(value))
+            if rows and self._is_cut and value.shape[0] == self.group.shape[0]:
+                return self._part(self.names.of(value), self.writer.is_fixed(value))
         return self.names.of(value)
 
     def _name_of_home(self, home: Home) -> str:
@@ -230,9 +258,18 @@ class Tiles:
             name, is_fixed = self.names.of(home), self.writer.is_fixed(home)
         else:
             name, is_fixed = home.name, True
-        if not self.count:
+        if not self._is_cut:
             return name
-        return self._short(name) if home in self.scratch else self._piece(name, is_fixed)
+        return self._short(name) if home in self.scratch else self._part(name, is_fixed)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether calls are made on parts of arrays."""
+        return bool(self.count or self.band)
+
+    def _part(self, name: str, is_fixed: bool) -> str:
+        """Return the name of as much of an array as there is in a tile, or in a band without tiles."""
+        return self._piece(name, is_fixed) if self.count else self._row_of(name, is_fixed)
 
     def _piece(self, name: str, is_fixed: bool) -> str:
         """Return the name of what belongs to a tile."""
@@ -244,7 +281,7 @@ class Tiles:
 
     def _short(self, name: str) -> str:
         """Return the name of as much scratch memory as the last tile needs."""
-        if self.length % self.count == 0:
+        if not self.count or self.length % self.count == 0:
             return name
         if name not in self.pieces:
             piece = self.names.new(f"{name}_piece")
@@ -252,12 +289,15 @@ class Tiles:
         return self.pieces[name][0]
 
     def _row_of(self, name: str, is_fixed: bool) -> str:
-        """Return the name of an array's entries in a row."""
-        if is_fixed:
+        """Return the name of an array's entries in a row, or of those in a band."""
+        is_whole = self.band is None or name == self.band.name
+        if is_fixed and is_whole:
             return self.writer.fixed(f"{name}.reshape(-1)", f"{name}_flat")
-        flat = self.names.new(f"{name}_flat")
-        self.heads.append(f"{flat} = {name}.reshape(-1)")
-        return flat
+        if name not in self.heads:
+            row = self.names.new(f"{name}_flat" if is_whole else f"{name}_band")
+            part = "" if is_whole else f"[row : row + {self.group.rows}]"
+            self.heads[name] = row, f"{row} = {name}{part}.reshape(-1)"
+        return self.heads[name][0]
 
     # Kernels
 
@@ -273,16 +313,22 @@ class Tiles:
         outs = {v: self._name_of_home(home) for v, home in self.homes.items()}
         kernel = self._fused(outs, self._name_in_kernel)
         self.writer.kernels[kernel.name] = kernel
+        again = all(call.recomputed for call in self.group.calls)
         in_block = {buffer.name for buffer in self.names.in_block.values()}
         parts = []
         for each in kernel.arguments:
+            if self.band and each.axes:
+                parts.append(each.name)  # of entries in a row
+                continue
             is_fixed = each.view != each.name and each.name in in_block
             wish = f"{each.name}_entries"
             parts.append(self.writer.fixed(each.view, wish) if is_fixed else each.view)
-        return f"{kernel.name}({', '.join(parts)})"
+        return f"{kernel.name}({', '.join(parts)})" + "  # recomputed" * again
 
     def _name_in_kernel(self, v: Variable) -> str:
         """Return the name of an operand, which is an array."""
+        if self.band and v.shape:
+            return self._name(v)
         name = self.names.of(v)
         is_array = v.shape or v in self.names.in_block or self.names.is_literal(v)
         return name if is_array else f"np.asarray({name})"

@@ -424,11 +424,16 @@ _SLOW = {
 
 
 def _scratch(update: Group) -> dict[Call, int]:
-    """Return what calls of an update hold beside what it is given: a tile, but for what they overwrite."""
+    """Return what calls of an update hold beside what it is given: a tile, but for what they overwrite.
+
+    Where it makes its gradient in bands, a band is there all the time.
+    """
     last = {v: j for j, call in enumerate(update.calls) for v in call.operands}
-    found = {}
+    found, band = {}, 0
+    if update.product is not None:
+        band = found[update.product] = update.product.result.nbytes // update.shape[0] * update.rows
     for j, call in enumerate(update.calls):
         v = call.result
         overwrites = v in update.targets and last.get(update.targets[v], -1) <= j
-        found[call] = 0 if overwrites else min(room(v.nbytes), TILE * v.dtype.itemsize)
+        found[call] = band + (0 if overwrites else min(room(v.nbytes), TILE * v.dtype.itemsize))
     return found

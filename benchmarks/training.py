@@ -25,7 +25,7 @@ arrays of its own has them there from the start, and nobody is asked for a loss 
 
 "Floor" is the matrix products of the step and nothing else, with one thread, each plain or as blocks of
 rows, whichever is quicker. The last part measures memory: resident memory that training takes beyond the
-data, and what checkpoints save of the block and cost in time.
+data (W4 and W6), and what checkpoints save of the block and cost in time.
 
 The exit status is 1 if gradients differ, or if a bar is missed.
 """
@@ -501,25 +501,26 @@ def figure(value: float) -> str:
 
 
 def report_memory(verdicts: Verdicts, quick: bool) -> None:
-    w = WORKLOADS["W4"]
-    print("\nResident memory that W4 takes beyond data and library, at its highest:")
-    peaks = {}
-    for name in ("thriftgrad", "thriftgrad eager", "PyTorch", "JAX jit"):
-        if find_spec(CONTENDERS[name][0]) is None:
-            continue
-        exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        worker = Worker(1, **exact, MALLOC_MMAP_MAX_="1000000")
-        peaks[name] = worker.ask(taken, name, w)
-        worker.end()
-        print(f"- {name}: {peaks[name] / 1e6:.1f} MB")
-    if "PyTorch" in peaks:
+    peaks: dict[tuple[str, str], int] = {}
+    for w in (WORKLOADS["W4"], WORKLOADS["W6"]):
+        print(f"\nResident memory that {w.name} takes beyond data and library, at its highest:")
+        for name in ("thriftgrad", "thriftgrad eager", "PyTorch", "JAX jit"):
+            if find_spec(CONTENDERS[name][0]) is None:
+                continue
+            exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+            worker = Worker(1, **exact, MALLOC_MMAP_MAX_="1000000")
+            peak = peaks[w.name, name] = worker.ask(taken, name, w)
+            worker.end()
+            print(f"- {name}: {peak / 1e6:.1f} MB")
+    if ("W4", "PyTorch") in peaks:
         for name in ("thriftgrad", "thriftgrad eager"):
-            verdicts.add(f"W4's peak, {name} to PyTorch", peaks[name] / peaks["PyTorch"], 1.0)
+            ratio = peaks["W4", name] / peaks["W4", "PyTorch"]
+            verdicts.add(f"W4's peak, {name} to PyTorch", ratio, 1.0)
     print("\n| layers, batch | | block | activations saved | time by plain | first call |")
     print("|---|---|---|---|---|---|")
     for layers, batch, share, most in ((50, 2048, 0.60, 1.20), (400, 512, 0.85, 1.27)):
         batch = 64 if quick else batch
-        deep = replace(w, sizes=(784, *[256] * layers, 10), batch=batch, batches=1)
+        deep = replace(WORKLOADS["W4"], sizes=(784, *[256] * layers, 10), batch=batch, batches=1)
         worker = Worker(2 if os.cpu_count() != 1 else 1)
         found = worker.ask(checkpoints, deep, share, 2 if layers > 50 else 5)
         worker.end()

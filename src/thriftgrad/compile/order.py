@@ -130,9 +130,7 @@ def ordered(
     for update in updates.values():
         made = [call.result for call in update.calls]
         update.targets = {new: overwritten[new] for new in made if new in overwritten}
-        update.product = _product_for(update, program)
-        if update.product is not None:
-            body.remove(update.product)
+    _take_products(updates.values(), body, program)
     worth = WORTH if worth is None else worth
     steps = _in_chains(sorted(body, key=lambda call: not _is_about_numbers(call)), worth, takes)
     steps = _with_updates(steps, list(updates.values()))
@@ -251,26 +249,31 @@ def _with_updates(steps: Sequence[Step], updates: Sequence[Group]) -> list[Step]
     return result
 
 
-def _product_for(update: Group, program: Program) -> Call | None:
-    """Return the product that is best made in bands, together with the update that it is for."""
-    arrays = [v for call in update.calls for v in (*call.operands, call.result) if v.shape]
-    if not all(v.shape == update.shape and v.is_flat for v in [*arrays, *update.targets.values()]):
-        return None
+def _take_products(updates: Iterable[Group], body: list[Call], program: Program) -> None:
+    """Move products that are best made in bands from the body to the updates that they are for."""
     makers, users = makers_of(program), users_of(program)
     written = {each.variable for each in program.writes}  # perhaps before the product is made
-    for v in update.operands:
-        call = makers.get(v)
-        if (
-            call is not None
-            and v.nbytes >= BANDED
-            and v not in program.ends
-            and all(user in update.calls for user in users[v])
-            and not any(each.root in written for each in call.operands)
+
+    def is_for(update: Group, call: Call) -> bool:
+        return (
+            call.function in (np.matmul, np.dot)
+            and call.result.nbytes >= BANDED
             and call.errors is None
-            and rows_of_band(call)
-        ):
-            return call
-    return None
+            and call.result not in program.ends
+            and all(user in update.calls for user in users[call.result])
+            and not any(v.root in written for v in call.operands)
+            and rows_of_band(call) > 0
+        )
+
+    for update in updates:
+        arrays = [v for call in update.calls for v in (*call.operands, call.result) if v.shape]
+        arrays += update.targets.values()
+        if not all(v.shape == update.shape and v.is_flat for v in arrays):
+            continue
+        made = (makers[v] for v in update.operands if v in makers)
+        update.product = next((call for call in made if is_for(update, call)), None)
+        if update.product is not None:
+            body.remove(update.product)
 
 
 def rows_of_band(call: Call) -> int:
@@ -278,9 +281,9 @@ def rows_of_band(call: Call) -> int:
 
     For each band the second factor is read anew, which takes as long as the band's own entries where the
     two are of one size. Bands are alike, so they may have down to half as many rows; 0 where no such
-    number divides the rows, or where the call is no product of two matrices.
+    number divides the rows, or where the factors are no matrices.
     """
-    if call.function not in (np.matmul, np.dot) or call.kwargs or len(call.args) != 2:
+    if call.kwargs or len(call.args) != 2:
         return 0
     x, y = call.args
     if not (

@@ -213,8 +213,7 @@ class Tiles:
             if result.layout != layout or result in self.group.targets:
                 return False
             if self.spare.get(layout) or any(
-                v.layout == layout and self.last[v] <= k and self._ends_here(v)
-                for v in self.given
+                v.layout == layout and self.last[v] <= k and self._ends_here(v) for v in self.given
             ):
                 return False  # there will be some anyway
         if result in self.promised:

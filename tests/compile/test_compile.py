@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -591,25 +593,89 @@ def test_a_saved_step_runs_with_numpy_alone(tmp_path: Any) -> None:
     assert names[:3] == ["x", "y", "layer_0_weight"]
     scope: dict[str, Any] = {}
     exec((tmp_path / "step.py").read_text(encoding="utf-8"), scope)
-    live = [
-        each.fetch() if each.fetch else given
-        for each, given in zip(
-            step._last.written.inputs, [X, Y, *[None] * len(names)], strict=False
-        )
-    ]
-    copies = [v.copy() if isinstance(v, np.ndarray) else v for v in live]
-    (loss,) = scope["step"](*copies)
+    written = step._last.written
+    live = {"x": X, "y": Y}
+    for name, each in zip(written.arguments, written.inputs, strict=True):
+        if each.fetch is not None and name in names:
+            value = each.fetch()
+            live[name] = value.copy() if isinstance(value, np.ndarray) else value
+    (loss,) = scope["step"](**live)
     assert step(X, Y).item() == float(loss)
     after = [p.value for p in model.parameters()]
-    for copy, value, old in zip(copies[2:6], after, before, strict=True):
+    copies = [live[name] for name in names if name.startswith("layer")]
+    for copy, value, old in zip(copies, after, before, strict=True):
         np.testing.assert_array_equal(copy, value)
         assert not np.array_equal(value, old)
+
+
+class OutOfOrder(nn.Module):
+    def __init__(self):
+        self.out = nn.Linear(3, 3, rng=0, dtype=np.float64)
+        self.hidden = nn.Linear(3, 3, rng=1, dtype=np.float64)
+
+    def __call__(self, x):
+        return self.out(np.tanh(self.hidden(x)))
+
+
+def test_a_saved_file_says_what_it_takes(tmp_path: Any) -> None:
+    """Arguments come in the order of their first use; arrays that the function makes are in the file."""
+    model = OutOfOrder()
+    weights = np.array([[2.0], [np.pi], [-1e-30], [1.0]])
+    far = np.linspace(0.0, 1.0, 2000).reshape(4, 500)
+
+    @tg.compile
+    def step(x, y):
+        loss = nn.cross_entropy(model(x), y) + np.sum(weights * model(x)) + np.sum(far * x[:, :1])
+        loss.backward()
+        for p in model.parameters():
+            p.value -= 0.1 * p.grad
+            p.grad = None
+        return {"b": loss, "a": np.sum(x)}
+
+    x, y = np.ones((4, 3)), np.array([0, 1, 2, 0])
+    before = {n.replace(".", "_"): p.value.copy() for n, p in model.named_parameters()}
+    wanted = step(x, y)
+    step.save(tmp_path / "step.py")
+    scope = runpy.run_path(str(tmp_path / "step.py"))
+    for line in (
+        "    x              float64 (4, 3)",
+        "    hidden_weight  float64 (3, 3), written into",
+        "    out_bias       float64 (3,), written into",
+    ):
+        assert line in scope["__doc__"].splitlines()
+    (large,) = re.findall(r"    (constant\w*) +float64 \(4, 500\)\n", scope["__doc__"])
+    assert scope["__doc__"].count("constant") == 1
+    first, second = scope["step"](x, y, **before, **{large: far})
+    assert (first, second) == (wanted["a"], wanted["b"].item())
+    for name, p in model.named_parameters():
+        np.testing.assert_array_equal(before[name.replace(".", "_")], p.value)
+    with pytest.raises(ValueError, match=r"labels outside: \(array\(\[0, 1, 3, 0\]\), \(4, 3\)"):
+        scope["step"](x, np.array([0, 1, 3, 0]), **before, **{large: far})
+
+
+def test_a_method_shows_its_source(tmp_path: Any) -> None:
+    class Counter:
+        factor = 2.0
+
+        @tg.compile
+        def times(self, x):
+            return self.factor * x
+
+    counter = Counter()
+    assert counter.times(np.ones(2)).tolist() == [2.0, 2.0]
+    assert "np.multiply" in counter.times.source
+    assert counter.times.memory.block > 0
+    assert counter.times.recordings == 1
+    counter.times.save(tmp_path / "times.py")
 
 
 def test_source_with_functions_that_numpy_does_not_have(tmp_path: Any) -> None:
     f = tg.compile(tg.grad(lambda x: np.sum(np.arctan(x))))
     f(np.ones(3))
-    with pytest.raises(ConfigError, match="over_real_one_plus_square, which NumPy does not have"):
+    with pytest.raises(
+        ConfigError,
+        match=r"over_real_one_plus_square \(of thriftgrad.autodiff.rules.*, which NumPy does not",
+    ):
         f.save(tmp_path / "f.py")
 
 

@@ -8,13 +8,14 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial, update_wrapper
+from functools import update_wrapper
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal, overload
 
 from thriftgrad.autodiff import recording
 from thriftgrad.autodiff.tensor import is_off
-from thriftgrad.compile import machine_code
+from thriftgrad.compile import alone, machine_code
 from thriftgrad.compile.arguments import flattened, layout_of, which_are_one
 from thriftgrad.compile.memory import Memory
 from thriftgrad.compile.replay import Kernels, Replay
@@ -210,7 +211,7 @@ class Compiled:
         else:
             raise RecordError(
                 f"{self._name} changes what it depends on while it runs, so that it would be recorded "
-                f'at every call; compile it with fallback="eager", or keep that outside'
+                f"at every call; keep that outside, or do without compiling"
             )
         self.failed = False
         self._keep(key, replay)
@@ -218,7 +219,7 @@ class Compiled:
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Be a method, of each object with programs of its own."""
-        return self if instance is None else partial(self, instance)
+        return self if instance is None else MethodType(self, instance)
 
     def __reduce__(self) -> Any:
         """Leave programs and their block behind: a copy, or what is unpickled, records anew."""
@@ -248,22 +249,13 @@ class Compiled:
         or writes into: parameters, an optimiser's state, its learning rate. It counts no steps, and
         leaves gradients nowhere but among its results.
 
+        Arrays of up to 1,000 entries that the function made, or found outside, are in the file as they
+        are now. The file says what each argument is.
+
         Raises:
             ConfigError: the program calls a function that is no part of NumPy.
         """
-        written = self._last.written
-        foreign = written.objects.keys() - written.complaints.keys()
-        if foreign:
-            raise ConfigError(
-                f"{self._name} calls {', '.join(sorted(foreign))}, which NumPy does not have, so that "
-                f"its source does not run alone; .source can be read all the same"
-            )
-        text = written.text
-        for name, maker in written.complaints.items():
-            reason = (maker.__doc__ or "A value that is not allowed.").strip().splitlines()[0]
-            made = f"def {name}(*given):\n    return ValueError({reason!r})\n\n\n"
-            text = text.replace(f"def {written.name}(", f"{made}def {written.name}(", 1)
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(alone.module(self._last.written), encoding="utf-8")
 
     @property
     def _name(self) -> str:

@@ -130,6 +130,7 @@ class Input:
         fetch: returns it; or None for what the person passes, in order.
         final: the variable whose value is written into it at the end; None if it is only read.
         wrote: what is told, with the array, once it has been written into.
+        outside: whether it is one and the same array, neither passed nor a parameter's nor an optimiser's.
     """
 
     variable: Variable
@@ -137,6 +138,7 @@ class Input:
     fetch: Callable[[], Any] | None
     final: Variable | None = None
     wrote: Callable[[Any], None] | None = None
+    outside: bool = False
 
 
 @dataclass(eq=False)

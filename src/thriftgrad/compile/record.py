@@ -59,7 +59,11 @@ def record(
         # Floating-point errors are the business of the run that follows.
         with np.errstate(all="call", call=_no_matter):
             recorder.errors = {**np.geterr()}
-            return function(*args, **kwargs), recorder
+            result = function(*args, **kwargs)
+            if recorder.refused is not None:
+                # The function has caught it, and went on as it would not with real arrays.
+                raise recorder.refused from None
+            return result, recorder
     except Exception as error:
         # NumPy makes an error of its own of one that is raised while it converts an array.
         cause: BaseException | None = error
@@ -87,6 +91,7 @@ class Recorder:
         after: what to do after each run.
         errors: how floating-point errors are handled where the function says nothing of them.
         read_late: what the function itself reads after it has written into something live.
+        refused: the first error that said why the function cannot be recorded, if there was one.
         over: whether nothing is to be noted any more.
     """
 
@@ -97,6 +102,7 @@ class Recorder:
         self.after: list[Callable[[], None]] = []
         self.errors: dict[str, Any] = {}
         self.read_late: set[Variable] = set()
+        self.refused: RecordError | None = None
         self.over = False
         self._has_written = False
         # By the id of what lies outside: it, so that the id stays its own, and what stands for it.
@@ -165,6 +171,12 @@ class Recorder:
             for leaf, v in self._before.items()
         ]
 
+    def refusal(self, text: str) -> RecordError:
+        """Return the error to be raised where the function cannot be recorded."""
+        error = RecordError(text)
+        self.refused = self.refused or error
+        return error
+
     # What code says to a recorder
 
     def argument(self, value: Any, name: str, position: int) -> StandIn:
@@ -189,7 +201,9 @@ class Recorder:
             return known[1]
         view = array.view()
         view.flags.writeable = False
-        return self._live(view, lambda: array, "constant", of=array)
+        stand_in = self._live(view, lambda: array, "constant", of=array)
+        self.inputs[-1].outside = True
+        return stand_in
 
     def parameter(self, parameter: Any, array: Array) -> StandIn:
         """Return what stands for the array of a parameter."""
@@ -209,7 +223,7 @@ class Recorder:
         if value is stand_in:  # after p.value -= ...
             return
         if np.shape(value) != stand_in.shape or np.result_type(value) != stand_in.dtype:
-            raise RecordError(
+            raise self.refusal(
                 f"a parameter of shape {stand_in.shape} and dtype {stand_in.dtype} was given a value of "
                 f"shape {np.shape(value)} and dtype {np.result_type(value)} in a function that is being "
                 f"recorded{here()}; a parameter keeps its shape and dtype there"
@@ -300,7 +314,7 @@ class Recorder:
     def afterwards(self, action: Callable[[], None]) -> None:
         """Note what to do after each run, once."""
         if any(_what(action) == _what(each) for each in self.after):
-            raise RecordError(
+            raise self.refusal(
                 f"a function that is being recorded makes two steps of one optimiser{here()}, and a run "
                 f"of its program counts steps at its end alone; compile one step, and call it twice"
             )
@@ -333,12 +347,12 @@ class Recorder:
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Evaluate a call on the arrays inside, note it, and return what stands for the result."""
         if self.over:
-            raise RecordError(
+            raise self.refusal(
                 "a stand-in of a recording that is over was used: compile's function has kept a value "
                 "outside (in a list, an attribute or a global); return it from the function instead"
             )
         if function in _ARRAYS:
-            raise RecordError(
+            raise self.refusal(
                 f"np.{function.__name__} would make a plain array of a value that is being "
                 f"recorded{here()}; leave the call out"
             )
@@ -372,7 +386,7 @@ class Recorder:
             instead = "use np.where(mask, x, 0) and the like in place of x[mask]"
             if function is np.linalg.lstsq:
                 instead = "use np.linalg.solve(a.T @ a, a.T @ b), or np.linalg.pinv(a) @ b"
-            raise RecordError(
+            raise self.refusal(
                 f"{what} of a value that is being recorded gives an array whose shape depends on its "
                 f"entries{here()}, and a recorded program has fixed shapes; {instead}"
             )
@@ -410,7 +424,7 @@ class Recorder:
     def _call_into(self, function: Any, args: Any, kwargs: Any, outs: Sequence[Any]) -> Any:
         """Note a call that writes its result into a given array."""
         if len(outs) != 1 or not isinstance(outs[0], StandIn):
-            raise RecordError(
+            raise self.refusal(
                 f"{describe(function)} writes its result into an array that is not recorded{here()}; "
                 f"leave out= away, or make the array by np.zeros_like(x) of a recorded x"
             )
@@ -457,7 +471,7 @@ class Recorder:
         wrapped = self._wrapped(function, result, given, kind, results)
         if not results:
             if wrapped is None:
-                raise RecordError(
+                raise self.refusal(
                     f"{describe(function)} returned nothing, so that compile cannot know what it did"
                     f"{here()}"
                 )
@@ -470,7 +484,7 @@ class Recorder:
         if isinstance(result, list | tuple) and call.kind == "call":
             flat = [each for each in result if each is not None]
             if len(flat) != len(results) or any(isinstance(v, list | tuple) for v in flat):
-                raise RecordError(
+                raise self.refusal(
                     f"{describe(function)} gave nested results, which compile cannot record{here()}"
                 )
         return wrapped
@@ -500,7 +514,7 @@ class Recorder:
         elif kind == "number" and isinstance(value, bool | int | float | complex):
             variable = Variable((), np.dtype(type(value)), number=True)
         else:
-            raise RecordError(
+            raise self.refusal(
                 f"{describe(function)} gave a {type(value).__name__} that depends on the entries of an "
                 f"array{here()}; compile records only calls that give arrays of numbers"
             )
@@ -538,7 +552,7 @@ class Recorder:
     def _symbol(self, value: Any) -> Any:
         if isinstance(value, StandIn):
             if value.recorder is not self:
-                raise RecordError("a stand-in of another recording was used; the two must not mix")
+                raise self.refusal("a stand-in of another recording was used; the two must not mix")
             return value.variable
         return self.outside(value).variable if isinstance(value, np.ndarray) else value
 
@@ -580,18 +594,18 @@ class Recorder:
 
     def _check_writable(self, a: Any) -> None:
         if not isinstance(a, StandIn) or a.variable.scalar or a.variable.number:
-            raise RecordError(
+            raise self.refusal(
                 f"a value that is being recorded was to be written into a {type(a).__name__}{here()}; make "
                 f"the array by np.zeros_like(x) of a recorded x"
             )
         if not a.value.flags.writeable:
-            raise RecordError(
+            raise self.refusal(
                 f"a write into an array that was passed to the function, or comes from outside it"
                 f"{here()}; work on a copy (x = x + 1 and not x += 1)"
             )
         others = self._sharing.get(id(owner(a.value)), ())
         if any(each is not a and np.may_share_memory(each.value, a.value) for each in others):
-            raise RecordError(
+            raise self.refusal(
                 f"a write into an array while a view of it, or what it is a view of, is in use"
                 f"{here()}; write into a copy (a.copy()), or before the view is taken"
             )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -39,6 +39,7 @@ class Written:
         text: the module.
         name: of the function in it.
         inputs: its arguments, in order.
+        arguments: their names.
         objects: what the text cannot make itself, by the names that it uses for it.
         complaints: those among them that make exceptions.
         memory: where everything lies.
@@ -50,6 +51,7 @@ class Written:
     text: str
     name: str
     inputs: tuple[Input, ...]
+    arguments: tuple[str, ...]
     objects: dict[str, Any]
     complaints: dict[str, Any]
     memory: Memory
@@ -135,6 +137,7 @@ class Writer:
             self._module(body, block),
             self.names.function,
             tuple(self.program.inputs),
+            self._arguments,
             self.names.objects,
             self._complaints,
             memory,
@@ -329,14 +332,14 @@ class Writer:
 
     # The module
 
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        return tuple(self.names.of(each.variable) for each in self.program.inputs)
+
     def _module(self, body: list[str], block: int) -> str:
         function = self.names.function
-        names = [self.names.of(each.variable) for each in self.program.inputs]
-        arguments = ", ".join(names)
-        if len(arguments) > 80:
-            arguments = "".join(f"\n    {name}," for name in names) + "\n"
         indented = "\n".join(f"    {line}" for line in body)
-        definition = f"def {function}({arguments}):\n{indented}\n"
+        definition = f"{signature(function, self._arguments)}\n{indented}\n"
         fixed = "\n".join(self._static.values())
         count = sum(len(calls_of(step)) for step in self._steps)
         calls = "1 call" if count == 1 else f"{count} calls"
@@ -366,6 +369,14 @@ class Writer:
         strides = "" if like.strides == like.c_strides else f", {like.strides}"
         place = f"{buffer.offset}, {like.shape}, {dtype_text(like.dtype)!r}{strides}"
         return f"{buffer.name} = at({place})"
+
+
+def signature(function: str, names: Sequence[str]) -> str:
+    """Return the line, or the lines, that a function's definition begins with."""
+    arguments = ", ".join(names)
+    if len(arguments) > 80:
+        arguments = "".join(f"\n    {name}," for name in names) + "\n"
+    return f"def {function}({arguments}):"
 
 
 _BLOCK = """\

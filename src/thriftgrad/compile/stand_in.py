@@ -19,7 +19,6 @@ import numpy as np
 
 from thriftgrad.autodiff import Tensor
 from thriftgrad.compile.program import Variable, converted, mapped
-from thriftgrad.errors import RecordError
 
 if TYPE_CHECKING:
     from thriftgrad.compile.record import Recorder
@@ -52,6 +51,16 @@ class StandIn:
     def __repr__(self) -> str:
         return f"<stand-in for an array of shape {self.shape} and dtype {self.dtype}>"
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What `isinstance` goes by: to a person's code it is an array, to thriftgrad a stand-in."""
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        if asking.partition(".")[0] == __name__.partition(".")[0]:
+            return StandIn
+        if self.variable.number:
+            return type(self.value)
+        return self.variable.dtype.type if self.variable.scalar else np.ndarray
+
     # How NumPy's calls arrive
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -74,11 +83,10 @@ class StandIn:
     # What would bake an entry in
 
     def _leave(self, what: str) -> NoReturn:
-        raise RecordError(
+        raise self.recorder.refusal(
             f"{what} of a value that is being recorded by compile{here()}: a recorded program makes "
             f"the same calls at every run, so nothing may depend on the entries of an array; use "
-            f"np.where for a choice, return the value and look at it outside, or compile with "
-            f'fallback="eager"'
+            f"np.where for a choice, return the value and look at it outside, or do without compiling"
         )
 
     def __bool__(self) -> bool:
@@ -122,10 +130,9 @@ class StandIn:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(f"an array has no attribute {name!r}")
-        raise RecordError(
+        raise self.recorder.refusal(
             f".{name} of a value that is being recorded by compile{here()}, which cannot follow it; use "
-            f"NumPy's functions (np.sort for .sort(), np.reshape for .resize()), or compile with "
-            f'fallback="eager"'
+            f"NumPy's functions (np.sort for .sort(), np.reshape for .resize()), or do without compiling"
         )
 
     # Being a container
@@ -204,7 +211,8 @@ def here() -> str:
 _LIBRARIES = (
     str(Path(__file__).parents[1]) + os.sep,
     str(Path(np.__file__).parent) + os.sep,
-    "<",
+    "<frozen ",
+    "<__array_function__",
 )
 
 

@@ -1,0 +1,107 @@
+"""What a function sees of its arrays while it is recorded: what it would see of them without."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thriftgrad as tg
+from thriftgrad import nn, optim
+from thriftgrad.errors import RecordError
+
+X = np.arange(6.0).reshape(2, 3)
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "an array": lambda x: isinstance(x, np.ndarray),
+    "a scalar is no array": lambda x: isinstance(np.sum(x), np.ndarray),
+    "a scalar": lambda x: isinstance(np.sum(x), np.floating),
+    "a scalar of another dtype": lambda x: isinstance(np.sum(x), np.integer),
+    "a scalar of Python's": lambda x: isinstance(np.sum(x), float),
+    "a number": lambda x: isinstance(np.sum(x), numbers.Number),
+    "np.isscalar": lambda x: np.isscalar(np.sum(x)),
+    "an array is no number": lambda x: isinstance(x, float | numbers.Number),
+    "a sequence": lambda x: isinstance(x, list | tuple),
+    "a flag": lambda x: isinstance(np.any(x > 0), np.bool_),
+    "its class": lambda x: issubclass(x.__class__, np.ndarray),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_isinstance_goes_as_it_does_without(name: str) -> None:
+    def f(x):
+        return x + 1 if KINDS[name](x) else x - 1
+
+    np.testing.assert_array_equal(tg.compile(f)(X), f(X))
+
+
+def test_a_layer_that_looks_at_its_input_trains_as_without() -> None:
+    class Scaled(nn.Module):
+        def __init__(self):
+            self.linear = nn.Linear(3, 2, rng=0)
+
+        def __call__(self, x):
+            return self.linear((x - 50) / 10 if isinstance(x, np.ndarray) else x)
+
+    x, y = (
+        np.random.default_rng(0).normal(50, 10, size=(40, 3)).astype(np.float32),
+        np.arange(40) % 2,
+    )
+    weights = []
+    for compiled in (False, True):
+        model = Scaled()
+        rule = optim.SGD(model.parameters(), lr=0.1)
+        tg.train.fit(
+            model,
+            (x, y),
+            loss=nn.cross_entropy,
+            optimizer=rule,
+            epochs=2,
+            compile=compiled,
+            progress=False,
+        )
+        weights.append(model.linear.weight.value)
+    np.testing.assert_allclose(*weights, rtol=1e-5)
+
+
+def caught(x: Any) -> Any:
+    try:
+        scale = float(np.sum(x))
+    except Exception:
+        scale = 0.0
+    return x * scale
+
+
+def suppressed(x: Any) -> Any:
+    with suppress(TypeError):
+        if x[0, 0] > 1:
+            return x
+    return -x
+
+
+def of_another_shape(x: Any) -> Any:
+    with suppress(ValueError, TypeError):
+        return np.sum(x[x > 2])
+    return np.sum(x)
+
+
+@pytest.mark.parametrize("function", [caught, suppressed, of_another_shape])
+def test_a_refusal_that_is_caught_is_one_all_the_same(function: Any) -> None:
+    compiled = tg.compile(function)
+    with pytest.raises(RecordError, match=rf"{__file__}:\d+"):
+        compiled(X)
+    eager = tg.compile(function, fallback="eager")
+    with pytest.warns(RuntimeWarning, match="runs as it is"):
+        np.testing.assert_array_equal(eager(X), function(X))
+
+
+def test_a_refusal_names_the_line_of_a_cell() -> None:
+    scope: dict[str, Any] = {}
+    text = "\n\ndef f(x):\n    return 1 if x > 0 else 2\n"
+    exec(compile(text, "<ipython-input-3-abc>", "exec"), scope)
+    with pytest.raises(RecordError, match="at <ipython-input-3-abc>:4"):
+        tg.compile(scope["f"])(np.array(1.0))

@@ -608,6 +608,32 @@ def test_a_saved_step_runs_with_numpy_alone(tmp_path: Any) -> None:
         assert not np.array_equal(value, old)
 
 
+def test_recordings_at_every_call_are_warned_of_once() -> None:
+    settings = {"lr": 1.0}
+    f = tg.compile(lambda x: x * settings["lr"])
+    g = tg.compile(lambda x, k: x * k)
+    for compiled, change, what in [(f, settings, "the key 'lr'"), (g, None, "whole numbers")]:
+        warned = []
+        for k in range(40):
+            if change is not None:
+                change["lr"] *= 0.9
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                compiled(X, *([k] if change is None else []))
+            warned += [(k, str(each.message), each.filename) for each in found]
+        ((k, message, file),) = warned
+        assert (k, file) == (31, __file__)
+        assert "has been recorded 32 times in 32 calls" in message
+        assert what in message
+
+
+def test_recordings_that_are_worth_it_are_not_warned_of() -> None:
+    f = tg.compile(lambda x, k: x * k)
+    for k in range(40):
+        for _ in range(3):
+            f(X, k)
+
+
 class OutOfOrder(nn.Module):
     def __init__(self):
         self.out = nn.Linear(3, 3, rng=0, dtype=np.float64)

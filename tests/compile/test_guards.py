@@ -76,7 +76,19 @@ HOLDERS: dict[str, tuple[Any, Any, Any]] = {
         lambda d: d.update({(1, "x"): 5.0}),
     ),
     "a dict that grows": (_many(3), len, lambda d: d.update(more=1.0)),
+    "a dict that was empty": ({}, len, lambda d: d.update(more=1.0)),
+    "a dict with another key": ({1: 2.0}, sum, lambda d: d.update({3: d.pop(1)})),
+    "a dict in another order": (
+        {1: 2.0, 3: 4.0},
+        lambda d: next(iter(d.values())),
+        lambda d: d.update({1: d.pop(1)}),
+    ),
     "a list": ([1.0, 2.0], sum, lambda a: a.__setitem__(0, 5.0)),
+    "a list that grows": ([1.0, 2.0], sum, lambda a: a.append(5.0)),
+    "a list that shrinks": ([1.0, 2.0], sum, lambda a: a.pop()),
+    "a list that was empty": ([], len, lambda a: a.append(5.0)),
+    "a long list": ([*map(float, range(30))], sum, lambda a: a.__setitem__(29, 5.0)),
+    "a long list that grows": ([*map(float, range(30))], sum, lambda a: a.append(5.0)),
     "a deque": (deque([1.0, 2.0]), sum, lambda a: a.append(5.0)),
     "a set": ({1.0, 2.0}, sum, lambda a: a.add(5.0)),
     "slots": (Slotted(), lambda s: s.scale, lambda s: setattr(s, "scale", 3.0)),
@@ -131,6 +143,7 @@ def test_gradients_and_read_only_parameters_are_seen() -> None:
         step(X)
 
 
+@pytest.mark.filterwarnings("ignore:.* has been recorded")  # they are two more than are kept
 def test_two_shapes_in_turn_and_arguments_in_other_forms() -> None:
     g = tg.compile(lambda x, k=1.0: x * k)
     for _ in range(3):

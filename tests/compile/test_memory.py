@@ -13,6 +13,7 @@ from support import step_of
 
 import thriftgrad as tg
 from thriftgrad import nn, optim
+from thriftgrad.units import show_bytes
 
 KIB = 1024
 
@@ -132,10 +133,11 @@ def test_the_picture_shows_every_array_where_it_lies() -> None:
     axes = memory.draw()
     drawn = [path.vertices for each in axes.collections for path in each.get_paths()]
     assert len(drawn) == len(memory.buffers)
+    assert f"at most {show_bytes(memory.most_alive)} in use" in axes.get_title(loc="left")
     for each in memory.buffers:
-        if each.nbytes > 0.01 * memory.block:
+        if each.room > 0.01 * memory.block:
             corner = (each.first, each.offset)
-            far = (each.last + 1, each.offset + each.nbytes)
+            far = (each.last + 1, each.offset + each.room)
             assert any(tuple(v[0]) == corner and tuple(v[2]) == far for v in drawn)
 
 

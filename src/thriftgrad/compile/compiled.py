@@ -24,6 +24,8 @@ from thriftgrad.units import budget_bytes
 
 MOST = 16
 """Programs that a compiled function keeps; of more, the one not used for the longest time goes."""
+MANY = 32
+"""Recordings from which on there is a warning, where they are half of all calls."""
 
 Fallback = Literal["error", "eager"]
 
@@ -147,7 +149,7 @@ class Compiled:
         recordings: how many there have been.
     """
 
-    live_in_programs = ("_programs", "_newest", "_eager", "_said", "failed", "recordings")
+    live_in_programs = ("_programs", "_newest", "_calls", "_eager", "_said", "failed", "recordings")
     leads_to_no_generator = ("_programs", "_newest")
 
     def __init__(
@@ -164,6 +166,7 @@ class Compiled:
         self._kernels = kernels
         self.failed = False
         self.recordings = 0
+        self._calls = 0
         self._eager = self._said = False
         self._programs: OrderedDict[Any, list[Replay]] = OrderedDict()
         self._newest: Replay | None = None
@@ -174,6 +177,7 @@ class Compiled:
         if self._eager or recording.active.get() is not None:
             return self._function(*args, **kwargs)
         with self._lock:
+            self._calls += 1
             try:
                 newest = self._newest
                 if newest is not None and newest.fits_at_once(args, kwargs):
@@ -202,6 +206,7 @@ class Compiled:
                 self._newest = replay
                 self._programs.move_to_end(key)
                 return leaves, replay
+        before = self._newest
         self.failed = True
         for _ in range(2):  # as what is made at its first use and kept is there at the second
             self.recordings += 1
@@ -214,8 +219,24 @@ class Compiled:
                 f"at every call; keep that outside, or do without compiling"
             )
         self.failed = False
+        if self.recordings >= MANY and 2 * self.recordings > self._calls and not self._said:
+            self._said = True
+            self._warn_of_recordings(before if key in self._programs else None)
         self._keep(key, replay)
         return leaves, replay
+
+    def _warn_of_recordings(self, before: Replay | None) -> None:
+        """Say what makes recordings, if it is not the layout of the arguments."""
+        changed = before and before.changed()
+        if before is None:
+            changed = "its arguments: their shapes, or whole numbers and texts among them"
+        warnings.warn(
+            f"{self._name} has been recorded {self.recordings} times in {self._calls} calls, and a recording "
+            f"takes far longer than a run. What changes is {changed or 'something that it looks up'}; pass "
+            f"it as an array or a float, or leave the function as it is",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Be a method, of each object with programs of its own."""

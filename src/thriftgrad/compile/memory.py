@@ -70,7 +70,7 @@ class Memory:
         from thriftgrad.plots.block import Piece, block
 
         pieces = [
-            Piece(each.name, _kind(each.name), each.offset, each.nbytes, each.first, each.last)
+            Piece(each.name, _kind(each.name), each.offset, each.room, each.first, each.last)
             for each in self.buffers
         ]
         return block(pieces, size=self.block, path=path, axes=axes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import re
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -142,6 +144,10 @@ class Replay:
                 return False
             bound[i] = value
         return True
+
+    def changed(self) -> str | None:
+        """Return what has changed around the function since, in words, if it can be named."""
+        return self._surroundings.changed()
 
     def run(self, leaves: Sequence[Any]) -> Any:
         """Make the calls, and leave everything as the function would."""
@@ -278,6 +284,9 @@ def _executed(written: Written) -> tuple[Callable[..., Any], Any]:
         scope[kernel.name] = machine_code.load(kernel)
         text = text.replace(kernel.text, "\n" * kernel.text.count("\n"))
     exec(builtins.compile(text, name, "exec"), scope)
+    # Python remembers where in a module it has found a name, but not if that has a `__getattr__`, as NumPy.
+    scope["np"] = ModuleType("numpy")
+    vars(scope["np"]).update((each, getattr(np, each)) for each in re.findall(r"\bnp\.(\w+)", text))
     return scope[written.name], scope.get("report", _nothing_held_back)
 
 

@@ -141,6 +141,10 @@ class Surroundings:
                     f"return the value and keep it outside"
                 )
 
+    def changed(self) -> str | None:
+        """Return what has changed first, in words, or None for nothing that can be named."""
+        return next((what for place in self.places if (what := place.changed()) is not None), None)
+
     def restore(self) -> None:
         """Make all as it was."""
         for place in self.places:

@@ -133,7 +133,9 @@ def test_the_picture_shows_every_array_where_it_lies() -> None:
     axes = memory.draw()
     drawn = [path.vertices for each in axes.collections for path in each.get_paths()]
     assert len(drawn) == len(memory.buffers)
-    assert f"at most {show_bytes(memory.most_alive)} in use" in axes.get_title(loc="left")
+    assert f"at most {show_bytes(memory.most_alive)} in use" in axes.figure.axes[0].get_title(
+        "left"
+    )
     for each in memory.buffers:
         if each.room > 0.01 * memory.block:
             corner = (each.first, each.offset)

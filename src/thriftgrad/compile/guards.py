@@ -88,26 +88,25 @@ def _surroundings(text: _Text, place: Place) -> None:
             text.ask(f"{text(cell)}.cell_contents is {text(value)}")
     elif isinstance(owner, np.ndarray):
         text.ask(f"{text(owner)}.tobytes() == {text(values[0])}")
-    elif isinstance(owner, list | deque | set) or len(values) > FEW:
+    elif isinstance(owner, deque | set) or len(values) > FEW:
         name, then, now = text(owner), text(values), text(owner)
         if isinstance(owner, dict):
             now = f"{text(itemgetter(*place.names))}({name})"
         elif not isinstance(owner, list | deque | set):
             now = f"{text(place.read)}({name})"
-        else:
-            text.ask(f"len({name}) == {len(values)}")
         text.ask(f"all(map(is_, {now}, {then}))")
-    elif isinstance(owner, dict | type):
+    elif isinstance(owner, dict | list | type):
         name = text(vars(owner) if isinstance(owner, type) else owner)
         for key, value in zip(place.names, values, strict=True):
-            text.ask(f"{name}[{repr(key) if type(key) is str else text(key)}] is {text(value)}")
+            at = repr(key) if type(key) in (str, int) else text(key)
+            text.ask(f"{name}[{at}] is {text(value)}")
     else:
         for key, value in zip(place.names, values, strict=True):
             text.ask(f"{text(owner)}.{key} is {text(value)}")
-    if place.in_order:
+    if place.in_order and len(values) > 1:
         text.ask(f"[*{text(owner)}] == {text(list(place.names))}")
-    elif place.size is not None:
-        text.ask(f"len({text(owner)}) == {place.size}")
+    elif place.size is not None or isinstance(owner, list | deque | set):
+        text.ask(f"len({text(owner)}) == {len(values) if place.size is None else place.size}")
 
 
 def _fetched(text: _Text, i: int, each: Input) -> list[str]:

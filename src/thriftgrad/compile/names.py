@@ -18,7 +18,7 @@ from thriftgrad.compile.program import Call, Input, Program, Variable, is_litera
 
 RESERVED = {
     *("np", "block", "at", "i", "row", "special", "operator", "builtins", "warnings", "errors"),
-    *("wanted", "note", "held_back", "options", "report"),
+    *("wanted", "note", "report"),
     *keyword.kwlist,
     *dir(builtins),
 }

@@ -221,7 +221,7 @@ class Writer:
         has_written = False
         for i, step in enumerate(self._steps):
             if isinstance(step, Group) and step.targets and not has_written:
-                yield "with held_back():"
+                yield from _HOLDING_BACK
                 has_written, errors = True, None
             found = self._tiles[step].lines() if isinstance(step, Group) else self._lines(i, step)
             if not found:
@@ -243,7 +243,7 @@ class Writer:
         for each in self.program.writes:
             if each.final not in made:
                 if not has_written:
-                    yield "with held_back():"
+                    yield from _HOLDING_BACK
                     has_written = True
                 yield f"    np.copyto({self.names.of(each.variable)}, {self.names.of(each.final)})"
         self.holds_back = has_written
@@ -393,30 +393,21 @@ _HELD_BACK = """\
 # would be new and others old. So such errors are noted, and reported once all is written.
 
 errors = set()
-wanted = {}
-options = {}
 
 
 def note(kind, flag):
     errors.add(kind)
 
 
-def held_back():
-    errors.clear()
-    if wanted != np.geterr():
-        wanted.update(np.geterr())
-        options.update((k, v if v == "ignore" else "call") for k, v in wanted.items())
-    return np.errstate(call=note, **options)
-
-
 def report():
     report.called = True  # and stays so if an error is raised
-    found = sorted(errors)
-    errors.clear()
     short = {"divide by zero": "divide", "overflow": "over", "underflow": "under"}
-    for kind in found:
-        if wanted[short.get(kind, "invalid")] == "raise":
+    wanted = {kind: np.geterr()[short.get(kind, "invalid")] for kind in sorted(errors)}
+    for kind, way in wanted.items():
+        if way == "raise":
             raise FloatingPointError(f"{kind} encountered in an update or after one")
-        warnings.warn(f"{kind} encountered in an update or after one", RuntimeWarning, stacklevel=3)
+        if way != "ignore":
+            warnings.warn(f"{kind} encountered in an update or after one", RuntimeWarning, stacklevel=3)
     report.called = False
 """
+_HOLDING_BACK = ("errors.clear()", 'with np.errstate(all="call", call=note):')

@@ -97,6 +97,7 @@ def test_all_of_it(command, full_run, tmp_path):
         "Gradient norm of each layer",
         "First-layer weights: all 8 units",
         "Confusion:",
+        "training step compiled",
     ):
         assert expected in words
     for link in page.links:

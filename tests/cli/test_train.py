@@ -93,12 +93,33 @@ def test_steps_are_compiled_unless_one_asks_otherwise(command, pictures, tmp_pat
     assert "--compile True (was False)" in result.stderr
 
 
+def test_kernels(command, pictures, tmp_path, monkeypatch):
+    run = ("train", "--data", pictures, *SMALL)
+    for other in (("--memory", "all"), ("--no-compile",)):
+        result = command(*run, "--kernels", "numba", *other, "--out", "r", code=1)
+        assert f"--kernels numba does not go with {other[0]}" in result.stderr
+    command(*run, "--kernels", "cuda", code=2)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "numba", None)
+        assert (
+            "thriftgrad[fast]" in command(*run, "--kernels", "numba", "--out", "r", code=1).stderr
+        )
+    assert not (tmp_path / "r").exists()
+    pytest.importorskip("numba")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    said = command(*run, "--kernels", "numba", "--out", "r").stdout
+    assert "the training step is compiled, with Numba's kernels\n" in said
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["kernels"] == "numba"
+    result = command("train", "--out", "r", "--resume", "--kernels", "numpy", code=1)
+    assert "--kernels numpy (was numba)" in result.stderr
+
+
 def test_a_run_from_before_there_were_compiled_steps_goes_on_without(command, pictures, tmp_path):
     run = ("train", "--data", pictures, "--hidden", "8", "--batch-size", "20", "--no-compile")
     command(*run, "--epochs", 1, "--out", "old")
     config = tmp_path / "old" / "config.json"
     content = json.loads(config.read_text())
-    del content["compile"]
+    del content["compile"], content["kernels"]
     config.write_text(json.dumps(content))
     command("train", "--out", "old", "--resume", "--epochs", 2)
     command(*run, "--epochs", 2, "--out", "whole")

@@ -87,6 +87,29 @@ def test_a_memory_map_gives_plain_arrays_in_the_same_order(tmp_path, rng):
         assert (batch == same).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", ">f8", "i8", "bool", [("a", "i8"), ("b", "f4")]])
+def test_shuffled_batches_are_rows_by_index_in_any_layout(dtype):
+    plain = np.zeros((40, 3, 2), dtype)
+    plain.view(np.uint8)[...] = np.random.default_rng(0).integers(0, 2, plain.view(np.uint8).shape)
+    read_only = plain.copy()
+    read_only.flags.writeable = False
+    for x in (
+        plain,
+        np.asfortranarray(plain),
+        plain[::2],
+        plain[:, ::-1],
+        plain[:, 0, 0],
+        read_only,
+    ):
+        order = np.random.default_rng(5).permutation(len(x))
+        for k, batch in enumerate(batches(x, size=7, rng=5)):
+            expected = x[order[7 * k : 7 * k + 7]]
+            assert type(batch) is np.ndarray
+            assert batch.flags.writeable
+            assert (batch.dtype, batch.shape) == (expected.dtype, expected.shape)
+            assert np.array_equal(batch, expected)
+
+
 def test_the_data_is_never_copied():
     x = np.zeros((1000, 1000))
     tracemalloc.start()

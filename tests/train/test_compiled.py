@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import re
-import tracemalloc
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from thriftgrad import nn, optim, train
-from thriftgrad.errors import ConfigError, DataError, NonFiniteError, RecordError
+from thriftgrad.errors import (
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    NonFiniteError,
+    RecordError,
+)
 from thriftgrad.optim import schedules
 
 RNG = np.random.default_rng(0)
@@ -180,7 +185,7 @@ class Picky(nn.Module):
     """A layer that does not know what a stand-in is."""
 
     def __call__(self, x: Any) -> Any:
-        if not isinstance(x.value, np.ndarray):
+        if type(x.value) is not np.ndarray:
             raise TypeError("an array, please")
         return x * 2.0
 
@@ -205,8 +210,9 @@ def test_what_cannot_be_recorded_is_trained_as_ever_and_said(layer: Any, caplog:
 
     refused = network(layer())
     before = bits(refused)
-    with pytest.raises((RecordError, TypeError)):
+    with pytest.raises((RecordError, TypeError)) as e:
         trained(True, refused)
+    assert not re.search("fallback|budget", f"{e.value} {history.step}")  # which fit does not have
     assert bits(refused) == before
     assert not hasattr(refused[2], "last")
 
@@ -282,6 +288,13 @@ def steep() -> nn.Module:
     return model
 
 
+def faint() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 3, rng=0))
+    for parameter in model.parameters():
+        parameter.value[...] *= np.float32(1e-30)
+    return model
+
+
 def burning() -> nn.Module:
     model = network()
     model[0].weight.value *= 1e30
@@ -300,6 +313,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a gradient": (
         {"model": steep, "data": (np.abs(X), HOT), "loss": nn.mse},
         r"step 1 of 4: the loss is 0\.\d+, but the gradient of 0\.bias is not finite",
+    ),
+    "a gradient that nothing is to come of": (
+        {
+            "model": steep,
+            "data": (np.abs(X), HOT),
+            "loss": nn.mse,
+            "optimizer": lambda p: optim.SGD(p, lr=0.0),
+        },
+        r"step 1 of 4: the loss is 0\.\d+, but the gradient of 0\.bias is not finite",
+    ),
+    "a gradient that is finite times the learning rate": (
+        {
+            "model": faint,
+            "data": (np.abs(X) * np.float32(1e30), LABELS),
+            "loss": lambda z, y: np.mean(z) * 1e12,
+            "optimizer": lambda p: optim.SGD(p, lr=1e-6),
+        },
+        r"step 1 of 4: the loss is .*, but the gradient of 0\.weight is not finite",
     ),
     "a label, late": ({"data": (X, _with(LABELS, 49, 7)), "rng": 3}, r"DataError: .*first is 7"),
     "an array for a loss": ({"loss": lambda z, y: z}, r"returned a Tensor of shape \(16, 3\)"),
@@ -323,34 +354,72 @@ def test_what_goes_wrong_is_said_as_ever_and_nothing_moves(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_an_error_is_told_once() -> None:
-    for compile in (None, True, False):
-        with pytest.raises(DataError, match="linear: an input of shape") as e:
-            trained(compile, nn.Sequential(nn.Linear(6, 8), nn.Linear(9, 3)), epochs=25)
-        assert e.value.__context__ is None
+RATES: dict[str, Any] = {
+    "zero at times": lambda p: optim.SGD(p, lr=lambda n: 0.5 * (n % 3)),
+    "next to nothing": lambda p: optim.SGD(p, lr=1e-30),
+    "more than one": lambda p: optim.SGD(p, lr=7.0),
+    "a schedule down to zero": lambda p: optim.SGD(p, lr=schedules.cosine(0.9, steps=11)),
+    "of Adam, zero at times": lambda p: optim.Adam(p, lr=lambda n: 0.01 * (n % 3)),
+}
 
 
-def test_the_block_goes_with_the_training() -> None:
-    x = np.zeros((200, 500), np.float32)
-    trained(True, nn.Sequential(nn.Linear(500, 500, rng=0)), (x, x), loss=nn.mse, batch_size=200)
-    gc.collect()
-    gc.disable()
-    tracemalloc.start()
-    try:
-        trained(
-            True, nn.Sequential(nn.Linear(500, 500, rng=0)), (x, x), loss=nn.mse, batch_size=200
-        )
-        assert tracemalloc.get_traced_memory()[0] < 400_000 < x.nbytes + 3 * 500 * 500 * 4
-    finally:
-        tracemalloc.stop()
-        gc.enable()
+@pytest.mark.parametrize("name", RATES)
+def test_rates_of_any_size(name: str) -> None:
+    options: Any = {"optimizer": RATES[name], "data": (X, HOT), "loss": _flat}
+    model, history, _ = trained(True, **options)
+    eager, expected, _ = trained(False, **options)
+    for a, b in zip(model.parameters(), eager.parameters(), strict=True):
+        assert np.linalg.norm(a.value - b.value) <= 1e-4 * np.linalg.norm(b.value)
+    np.testing.assert_allclose(history.train_loss, expected.train_loss, rtol=1e-5)
+    assert history.step == "compiled"
 
 
-def test_no_memory_with_compile() -> None:
-    with pytest.raises(ConfigError, match="compile=True with memory"):
-        trained(True, memory="all")
-    _, history, _ = trained(None, memory="all")
-    assert history.step == "eager, by the plan for its memory"
+def _flat(outputs: Any, y: Any) -> Any:
+    return nn.mse(outputs, y) * 0.01
+
+
+def test_kernels_are_for_compiled_steps(monkeypatch: Any) -> None:
+    with pytest.raises(ConfigError, match="kernels = 'cuda'; expected 'numpy' or 'numba'"):
+        trained(True, kernels="cuda")
+    with pytest.raises(ConfigError, match="kernels='numba' with compile=False"):
+        trained(False, kernels="numba")
+    with pytest.raises(ConfigError, match="kernels='numba' with memory"):
+        trained(None, kernels="numba", memory="all")
+    assert trained(False, kernels="numpy", memory="all")[1].step.startswith("eager")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(MissingExtraError, match=r"thriftgrad\[fast\]"):
+        trained(None, kernels="numba", epochs=1)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: Any) -> Any:
+    """A folder of its own for machine code, where there is Numba."""
+    pytest.importorskip("numba")
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "thriftgrad" / "kernels"
+
+
+@pytest.mark.parametrize("name", ["Adam", "one-hot rows"])
+def test_numbas_kernels(name: str, kernels: Any, caplog: Any) -> None:
+    case = {"model": network, **CASES[name]}
+    make = case.pop("model")
+    with caplog.at_level("INFO", "thriftgrad.train"):
+        model, history, _ = trained(True, make(), kernels="numba", **case)
+    assert list(kernels.iterdir())
+    eager, expected, _ = trained(False, make(), **case)
+    for a, b in zip(model.parameters(), eager.parameters(), strict=True):
+        assert np.linalg.norm(a.value - b.value) <= 1e-4 * np.linalg.norm(b.value)
+    np.testing.assert_allclose(history.train_loss, expected.train_loss, rtol=1e-5)
+    assert history.step == "compiled, with Numba's kernels"
+    assert caplog.records[0].message == f"the training step is {history.step}"
+
+
+@pytest.mark.parametrize("name", ["a gradient", "a layer that overflows"])
+def test_numbas_kernels_leave_the_checks_as_they_are(name: str, kernels: Any) -> None:
+    options, _ = BAD[name]
+    assert refusal(True, kernels="numba", **options) == refusal(True, **options)
 
 
 def test_two_goes_and_an_interrupt_give_the_bits_of_one(tmp_path: Any) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from thriftgrad import nn, optim, train
 from thriftgrad.errors import ConfigError, SnapshotError
+from thriftgrad.train.snapshot import made_steps
 
 SCRIPT = textwrap.dedent(
     """
@@ -237,6 +238,7 @@ def test_what_has_ended_stays_ended(tmp_path):
     again, same_history = fit(path, 60, small(rng=5), validation=(X, 1 - Y), patience=2)
     assert same(model, again)
     assert repr(same_history) == repr(history)
+    assert same_history.step == history.step == made_steps(path) == "compiled"
     assert path.read_bytes() == content
 
     loaded = small(rng=6)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from thriftgrad import __version__, nn, optim
 from thriftgrad.errors import ConfigError
 from thriftgrad.memory.plan import strategy_for
 from thriftgrad.train._write import SUFFIX, write_text
+
+if TYPE_CHECKING:
+    from thriftgrad.compile.replay import Kernels
 
 CONFIG = "config.json"
 SNAPSHOT = "snapshot.safetensors"
@@ -49,6 +52,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float]] = {
     "sgd": (optim.SGD, 0.1),
 }
 DTYPES = ("float32", "float64")
+KERNELS = ("numpy", "numba")
 
 MAX_WIDTH = 1_000_000
 """A layer wider than this is a slip of the keyboard, or a damaged file."""
@@ -79,6 +83,7 @@ class Config:
         memory: bytes that a step may hold, or a strategy, as in `--help`; None for a plain step.
         update: "after" or "during" the backward pass.
         compile: whether steps are compiled; None: if they can be.
+        kernels: "numpy" or "numba", of compiled steps.
 
     Raises:
         ConfigError: a value that makes no sense.
@@ -101,6 +106,7 @@ class Config:
     memory: str | None = None
     update: str = "after"
     compile: bool | None = None
+    kernels: Kernels = "numpy"
 
     def __post_init__(self) -> None:
         _choice("activation", self.activation, ACTIVATIONS)
@@ -129,6 +135,12 @@ class Config:
             raise ConfigError("--update during goes with --memory: add --memory all, or a budget")
         if self.memory is not None and self.compile:
             raise ConfigError("--compile does not go with --memory: leave one of them away")
+        _choice("kernels", self.kernels, dict.fromkeys(KERNELS))
+        if self.kernels != "numpy" and (self.memory is not None or self.compile is False):
+            other = "--memory" if self.memory is not None else "--no-compile"
+            raise ConfigError(
+                f"--kernels {self.kernels} does not go with {other}: leave one of them away"
+            )
         if "\0" in self.data:
             raise ConfigError(f"data is {self.data!r}, which cannot be the name of a file")
 
@@ -237,7 +249,8 @@ def read(folder: Path) -> Config:
     content.pop("thriftgrad", None)
     names = {field.name for field in fields(Config)}
     # Runs from before there were budgets, and compiled steps.
-    content = {"memory": None, "update": "after", "compile": False, **content}
+    then = {"memory": None, "update": "after", "compile": False, "kernels": "numpy"}
+    content = {**then, **content}
     if content.keys() != names:
         raise ConfigError(
             f"{path} is damaged: missing {sorted(names - content.keys()) or 'nothing'}, unexpected "

@@ -25,6 +25,7 @@ from thriftgrad.data import Split
 from thriftgrad.nn import Sequential
 from thriftgrad.train import History, Norms
 from thriftgrad.train._write import write_text
+from thriftgrad.train.snapshot import made_steps
 
 REPORT = "report.html"
 
@@ -75,7 +76,7 @@ def write_page(run: Path) -> str:
         *_norms(run, test, model, config),
         *_memory(run, config),
         *_check(run),
-        *_setting(model, config),
+        *_setting(run, model, config),
     ]
     facts = {
         "test accuracy": f"{100 * scores.accuracy:.2f} %",
@@ -211,12 +212,15 @@ def _check(run: Path) -> Sections:
     yield "Gradient check", f'<div class="wide">{of_run(run)._repr_html_()}</div><p>{said}</p>'
 
 
-def _setting(model: Sequential, config: Config) -> Sections:
+def _setting(run: Path, model: Sequential, config: Config) -> Sections:
     yield "Model", f'<div class="wide">{model._repr_html_()}</div>'
     options = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in asdict(config).items()
     }
+    steps = made_steps(run / _config.SNAPSHOT)
+    if steps:
+        options["training step"] = steps
     yield "Configuration", _table((), list(options.items()))
 
 

@@ -11,7 +11,15 @@ import typer
 
 from thriftgrad import plots
 from thriftgrad.cli import _config
-from thriftgrad.cli._config import ACTIVATIONS, DTYPES, LOSSES, OPTIMIZERS, Config, parse_hidden
+from thriftgrad.cli._config import (
+    ACTIVATIONS,
+    DTYPES,
+    KERNELS,
+    LOSSES,
+    OPTIMIZERS,
+    Config,
+    parse_hidden,
+)
 from thriftgrad.cli._images import absolute, hold_out, load_images, picture
 from thriftgrad.cli._options import one_of, parse_update
 from thriftgrad.data import Dataset, Split, one_hot
@@ -144,6 +152,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            help="What a compiled step makes of calls that go through arrays entry by entry: numpy "
+            "calls, or loops in machine code by numba, a package that thriftgrad[fast] brings along. "
+            "[default: numpy]",
+            **one_of(KERNELS),
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -185,6 +202,7 @@ def train(
             "memory": memory,
             "update": update,
             "compile": compile,
+            "kernels": kernels,
         }.items()
         if value is not None
     }
@@ -218,6 +236,10 @@ def train(
     steps = -(-len(images.train.x) // config.batch_size)
     stepper = _config.build_optimizer(config, model, steps)
     planned = _plan(config, images.train, model, stepper)
+    if config.kernels == "numba":
+        from thriftgrad.compile import machine_code
+
+        machine_code.require()
     _config.write(folder, config)
     try:
         _run(folder, config, images, model, stepper, planned)
@@ -273,6 +295,7 @@ def _run(
         resume=True,
         memory=planned,
         compile=config.compile,
+        kernels=config.kernels,
         callbacks=[
             MetricsFile(folder / _config.METRICS),
             Norms(targets(few, config), config.loss_function, path=folder / _config.NORMS),

@@ -116,8 +116,15 @@ class Batches(Generic[Batch]):
             yield self._batch(part)  # under no name, which would hold it while the next is made
 
     def _batch(self, part: Any) -> Any:
-        batch = tuple(_in_memory(array[part]) for array in self.arrays)
+        batch = tuple(_rows(array, part) for array in self.arrays)
         return batch if len(batch) > 1 else batch[0]
+
+
+def _rows(array: Array, part: Any) -> Array:
+    # `take` picks short rows in half the time; of an array in another order it would copy all of it.
+    if type(array) is np.ndarray and array.flags.c_contiguous and not isinstance(part, slice):
+        return array.take(part, axis=0)  # type: ignore[no-any-return]
+    return _in_memory(array[part])
 
 
 def _in_memory(batch: Array) -> Array:

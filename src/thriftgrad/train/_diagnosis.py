@@ -46,7 +46,7 @@ def where(model: Module, x: Array, outputs: Any) -> str:
     name = bad_weights(model)
     if name is not None:
         return f"the weights {name} are not finite since the step before"
-    if _all_finite(outputs):
+    if _has_finite_values(outputs):
         return "the model's output is finite, the loss function made of it is not"
     try:
         layer = _first_bad_layer(model, x)
@@ -69,7 +69,7 @@ def _first_bad_layer(model: Module, x: Array) -> str | None:
     found: list[str] = []
 
     def note(path: str, layer: Any, output: Any) -> Any:
-        if not found and not _all_finite(output):
+        if not found and not _has_finite_values(output):
             found.append(f"layer {path} ({_kind(layer)})" if path else f"the {_kind(layer)} itself")
         return output
 
@@ -157,10 +157,10 @@ def values_of(outputs: Any) -> Any:
     return outputs.value if isinstance(outputs, Tensor) else outputs
 
 
-def _all_finite(output: Any) -> bool:
+def _has_finite_values(output: Any) -> bool:
     if isinstance(output, list | tuple):
-        return all(map(_all_finite, output))
+        return all(map(_has_finite_values, output))
     if isinstance(output, dict):
-        return all(map(_all_finite, output.values()))
+        return all(map(_has_finite_values, output.values()))
     array = np.asarray(output.value if isinstance(output, Tensor) else output)
     return array.dtype.kind not in "fc" or finite(array)

@@ -33,6 +33,7 @@ from thriftgrad.train.history import Epoch, History
 from thriftgrad.train.step import Loss, Step, make_step
 
 if TYPE_CHECKING:
+    from thriftgrad.compile.replay import Kernels
     from thriftgrad.memory import Plan, Strategy, Update
 
 Array = NDArray[Any]
@@ -57,6 +58,7 @@ def fit(
     memory: int | str | Strategy | Plan | None = None,
     update: Update = "after backward",
     compile: bool | None = None,
+    kernels: Kernels = "numpy",
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> History:
@@ -104,6 +106,10 @@ def fit(
             was done, and why; so does the log, `logging.getLogger("thriftgrad.train")`, with a
             warning where a model cannot be recorded. Eager and compiled weights are equal up to
             rounding; those of two runs of one kind, to the last bit.
+        kernels: what a compiled step makes of calls that follow each other entry by entry, such as an
+            optimiser's update: "numpy" calls, or with "numba" one loop in machine code, which pays most
+            for Adam and large layers, and takes some tenths of a second to compile for the first time
+            on a machine (see `thriftgrad.compile`). Needs `pip install 'thriftgrad[fast]'`.
         callbacks: called along the way, in this order; see `Callback`.
         progress: show a progress bar; None shows one in terminals and notebooks.
 
@@ -116,6 +122,7 @@ def fit(
             an epoch; a snapshot is then still that of the epoch before.
         BudgetError: no schedule keeps to `memory`; the message says what is the least that would do.
         ConfigError: an argument makes no sense, or `snapshot` exists and `resume` is not set.
+        MissingExtraError: `kernels="numba"` without Numba.
         RecordError: with `compile=True`, where the step cannot be recorded; the message says why.
         DataError: x and y differ in length or are empty, or x is of a type not to learn from.
         SnapshotError: the snapshot is damaged, or of another model, optimiser or setting.
@@ -171,6 +178,7 @@ def fit(
             "compile=True with memory: a step that keeps to a plan is not compiled; leave one of them "
             "away"
         )
+    _check_kernels(kernels, compile, memory)
     if memory is not None:
         state.plan = _plan(model, train, loss, optimizer, batch_size, memory, update)
 
@@ -204,6 +212,7 @@ def fit(
         optimizer,
         state.plan,
         compile=compile,
+        kernels=kernels,
         one_hot=one_hot,
         ahead=ahead,
         say=say,
@@ -372,6 +381,22 @@ def _check_optimizer(optimizer: Optimizer, model: Module) -> None:
             f"model's; make the optimizer from this very model: "
             f"{type(optimizer).__name__}(model.parameters())"
         )
+
+
+def _check_kernels(kernels: Kernels, compile: bool | None, memory: Any) -> None:
+    if kernels not in ("numpy", "numba"):
+        raise ConfigError(f"kernels = {kernels!r}; expected 'numpy' or 'numba'")
+    if kernels == "numpy":
+        return
+    if compile is False or memory is not None:
+        other = "compile=False" if compile is False else "memory"
+        raise ConfigError(
+            f"kernels={kernels!r} with {other}: a step that is not compiled has none; leave one of them "
+            f"away"
+        )
+    from thriftgrad.compile.machine_code import require
+
+    require()
 
 
 def _whole(name: str, given: Any) -> int:

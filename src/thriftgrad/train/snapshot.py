@@ -84,6 +84,7 @@ def save_training(
         "settings": settings,
         "history": [[None if math.isnan(v) else v for v in row] for row in state.history.rows],
         "stop": state.stop,
+        "step": state.history.step,
         "optimizer": optimizer,
         "generators": generators,
     }
@@ -149,10 +150,21 @@ def resume_training(
     for name, rng in generators.items():
         rng.bit_generator.state = checked[name]
     state.history.rows[:] = rows
+    state.history.step = str(facts.get("step", ""))
     state.epoch = len(rows)
     state.stop = stop
     if stopping is not None:
         stopping.best = arrays.get("best")
+
+
+def made_steps(path: str | os.PathLike[str]) -> str:
+    """Return how a training made its steps, as `History.step` has it; "" where that is not known.
+
+    Raises:
+        SnapshotError: the file is damaged or something else.
+        OSError: the file cannot be read.
+    """
+    return str(_read(path)[1].get("step", ""))
 
 
 def _write(

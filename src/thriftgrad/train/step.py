@@ -19,6 +19,7 @@ from thriftgrad.train._diagnosis import all_finite, finite, values_of, where
 from thriftgrad.train.evaluate import check_scalar, count_right, hits
 
 if TYPE_CHECKING:
+    from thriftgrad.compile.replay import Kernels
     from thriftgrad.memory import Plan
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ def make_step(
     plan: Plan | None = None,
     *,
     compile: bool | None = False,
+    kernels: Kernels = "numpy",
     one_hot: bool = False,
     ahead: float = math.inf,
     say: Callable[[str], None] = lambda how: None,
@@ -45,8 +47,9 @@ def make_step(
     """Return the function that makes one update of the weights from a batch (x, y).
 
     It is plain, or goes by a plan. `compile` says whether a plain one is compiled, None: if it can be,
-    and `ahead`, the number of steps to come, makes it worth while; `one_hot`, whether y has rows that are
-    one-hot, all of them. `say` is told how steps are made, once that is known.
+    and `ahead`, the number of steps to come, makes it worth while; `kernels`, with which kernels;
+    `one_hot`, whether y has rows that are one-hot, all of them. `say` is told how steps are made, once
+    that is known.
     """
     if plan is not None:
         say("eager, by the plan for its memory")
@@ -58,7 +61,7 @@ def make_step(
     if compile is None and ahead < WORTH_RECORDING:
         say(f"eager, as {ahead} steps are too few to be worth a recording")
         return _counted(step)
-    return _compiled(step, compile is True, say)
+    return _compiled(step, kernels, compile is True, say)
 
 
 def _plain(model: Module, loss: Loss, optimizer: Optimizer, one_hot: bool) -> Callable[..., Any]:
@@ -97,11 +100,13 @@ def _counted(step: Callable[..., Any]) -> Step:
     return counted
 
 
-def _compiled(step: Callable[..., Any], required: bool, say: Callable[[str], None]) -> Step:
+def _compiled(
+    step: Callable[..., Any], kernels: Kernels, required: bool, say: Callable[[str], None]
+) -> Step:
     """Return the step compiled; unless that is required, as it is from the first time it cannot be."""
     from thriftgrad.compile import compile
 
-    run: Any = compile(step)
+    run: Any = compile(step, kernels=kernels)
     recordings = steps = 0
 
     def either(x: Array, y: Array) -> Any:
@@ -124,7 +129,7 @@ def _compiled(step: Callable[..., Any], required: bool, say: Callable[[str], Non
         if run.recordings != recordings:
             recordings = run.recordings
             if recordings == 1:
-                say("compiled")
+                say("compiled" if kernels == "numpy" else "compiled, with Numba's kernels")
             elif not required and recordings > max(_RECORDINGS, steps // 10):
                 run = step
                 say(

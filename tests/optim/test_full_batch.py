@@ -1,5 +1,10 @@
 """The line search's whole data set: the plain losses and gradients, with one product a search."""
 
+import gc
+import threading
+from concurrent.futures import Future
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -206,6 +211,32 @@ def test_other_inputs_and_first_layers():
     assert_plain(FullBatch(alone, loss, x, targets), alone, loss, x, targets)
 
 
+@pytest.mark.parametrize(
+    "sizes", [(30, 16, 16, 3), (30, 17, 16, 3), (30, 16, 17, 3), (30, 1, 3), (30, 40, 3), (5, 3)]
+)
+def test_thin_and_wide_layers(sizes):
+    x, y = task(1203, sizes[0])
+    bias = [True, False, True]
+    affine = [
+        Linear(
+            a,
+            b,
+            bias=with_bias,
+            rng=7 * a + b,
+            dtype=np.float64,
+            bias_init=tg.nn.init.standard_normal,
+        )
+        for (a, b), with_bias in zip(pairwise(sizes), bias, strict=False)
+    ]
+    model = Sequential(affine[0], *(Sequential(np.tanh, layer) for layer in affine[1:]))
+    objective = FullBatch(model, cross_entropy, x, y)
+    search = LineSearch(model.parameters())
+    for _ in range(3):
+        assert_plain(objective, model, cross_entropy, x, y)
+        found = search.step(objective)
+        assert found.loss == pytest.approx(cross_entropy(model(x), y).item(), rel=1e-12)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     x, y = task(9001, dtype=np.float32)
     arrived = []
@@ -216,6 +247,46 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
         arrived.append([search.step(objective) for _ in range(5)])
         arrived[-1] += [parameter.value.tobytes() for parameter in model.parameters()]
     assert arrived[0] == arrived[1] == arrived[2]
+
+
+def test_an_exception_in_another_thread_is_raised_here():
+    crew, begun = full_batch._Crew(2), threading.Event()
+    cuts = [(i, i, i) for i in range(4)]
+
+    def work(i, *_):
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(30)
+            return i
+        begun.set()
+        raise ValueError("over there")
+
+    with pytest.raises(ValueError, match="over there"):
+        crew.do(work, cuts)
+    assert crew.do(lambda i, *_: i, cuts) == [0, 1, 2, 3]
+
+
+def test_work_that_no_other_thread_begins_is_done_here(monkeypatch):
+    crew = full_batch._Crew(3)
+    monkeypatch.setattr(crew._pool, "submit", lambda work: Future())  # as after a fork
+    assert crew.do(lambda i, *_: i, [(i, i, i) for i in range(4)]) == [0, 1, 2, 3]
+
+
+def test_threads_end_with_the_objective(monkeypatch):
+    monkeypatch.setattr(full_batch, "_threads", lambda: 2)
+    x, y = task(5000)
+    model = network()
+    before = set(threading.enumerate())
+    objective = FullBatch(model, cross_entropy, x, y)
+    search = LineSearch(model.parameters())
+    for _ in range(3):
+        search.step(objective)
+    others = set(threading.enumerate()) - before
+    assert len(others) == 1
+    del objective
+    gc.collect()
+    for other in others:
+        other.join(30)
+        assert not other.is_alive()
 
 
 def test_the_environment_says_how_many_threads(monkeypatch):
@@ -296,9 +367,9 @@ def test_an_exception_in_a_trial_leaves_all_as_it_was(monkeypatch):
 def test_an_interrupted_product_is_made_again(monkeypatch):
     x, y = task(5000)
     model = network()
+    monkeypatch.setattr(full_batch, "_threads", lambda: 2)
     objective = FullBatch(model, cross_entropy, x, y)
     matmul = np.matmul
-    monkeypatch.setattr(full_batch, "_threads", lambda: 2)
 
     def interrupted(a, b, **options):
         raise KeyboardInterrupt
@@ -324,6 +395,11 @@ def test_what_it_is_not_for():
         FullBatch(network(), cross_entropy, x.tolist(), y)
     with pytest.raises(DataError, match="weight of shape"):
         FullBatch(network(), cross_entropy, x[:, :7], y)
+    misfit = Sequential(*network().layers, Linear(4, 2, rng=0))
+    with pytest.raises(
+        DataError, match=r"an input of shape \(20, 3\) for a weight of shape \(4, 2\)"
+    ):
+        FullBatch(misfit, cross_entropy, x, y).loss_and_gradients()
     with pytest.raises(ConfigError, match="loss is a str; expected a function"):
         FullBatch(network(), "mse", x, y)
     for loss in (lambda outputs, y: 0.5, lambda outputs, y: np.mean(outputs.value)):

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.autodiff import Parameter, Tensor
+from thriftgrad.blas import SMALL
 from thriftgrad.errors import ConfigError, DataError
 from thriftgrad.nn.layers import Dropout, Linear, linear
 from thriftgrad.nn.module import Module, Sequential
@@ -34,8 +35,7 @@ Array = Any
 _CARRIED = 20
 """Steps for which Z is carried along before it is computed anew."""
 _TILE = 50
-"""Rows of a tile, and how many multiply-adds its product may have for the kernels of small matrices."""
-_SMALL = 1_000_000
+"""Rows of a tile, or as many as the kernels for small matrices take."""
 _CHUNK = 40
 """Tiles that are worked on in one call: their products fit into the cache."""
 _THIN = 16
@@ -296,7 +296,7 @@ def _tall_transposed(crew: _Crew, x: Array, d: Array) -> Array:
 def _cuts(x: Array, thin: Array) -> list[tuple[int, int, int]]:
     """Return (start, stop, rows of a tile) of the chunks of rows that x is worked on in."""
     rows = len(x)
-    tile = min(_TILE, _SMALL // max(x.shape[1] * thin.shape[1], 1))
+    tile = min(_TILE, SMALL // max(x.shape[1] * thin.shape[1], 1))
     if tile < 16 or x.dtype != thin.dtype or not x.flags.c_contiguous:
         return [(0, rows, rows)]  # a product as any other, which the BLAS does well as a whole
     whole = rows - rows % tile

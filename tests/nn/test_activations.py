@@ -191,7 +191,7 @@ def test_many_short_rows_are_as_few(function, dtype):
         return value, pull(g), second
 
     whole = value_and_slopes(x, g)
-    parts = [value_and_slopes(x[i : i + 50], g[i : i + 50]) for i in range(0, len(x), 50)]
+    parts = [value_and_slopes(x[i : i + 25], g[i : i + 25]) for i in range(0, len(x), 25)]
     for one, other in zip(whole, zip(*parts, strict=True), strict=True):
         assert one.dtype == dtype
         np.testing.assert_allclose(

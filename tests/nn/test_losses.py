@@ -34,6 +34,14 @@ def test_squared_errors_have_both_derivatives(loss, shape, check_derivatives):
     check_derivatives(loss, RNG.normal(size=shape), RNG.normal(size=shape))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, np.int64])
+@pytest.mark.parametrize("shape", [(), (1, 1), (7, 3), (300, 100)])
+def test_mse_is_numpys_mean_to_the_last_bit(dtype, shape):
+    p, t = (np.random.default_rng(0).normal(size=(2, *shape)) * 30).astype(dtype)
+    ours, theirs = nn.mse(p, t), np.mean(np.square(p - t))
+    assert (ours, type(ours)) == (theirs, type(theirs))
+
+
 def test_the_gradient_of_squared_error_of_one_example_is_the_difference():
     p, t = np.array([[1.0, 5.0]]), np.array([[0.5, 7.0]])
     np.testing.assert_array_equal(tg.grad(nn.squared_error)(p, t), p - t)

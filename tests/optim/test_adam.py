@@ -109,5 +109,8 @@ def test_eps_that_vanishes_in_half_precision_is_refused():
     w = stand_in(value=np.ones(3, np.float16), grad=np.zeros(3, np.float16), name="w")
     with pytest.raises(ConfigError, match="eps = 1e-08 is zero in the float16 of parameter 'w'"):
         Adam([w], 0.1)
+    with pytest.raises(ConfigError, match=r"eps = 1e-07 is zero .* expected 1.88e-06 or more"):
+        Adam([w], 0.1, eps=1e-7)  # times sqrt(1 - 0.999)
+    Adam([w], 0.1, eps=1e-7, betas=(0.9, 0.0))
     Adam([w], 0.1, eps=1e-6).step()
     assert w.value.tolist() == [1, 1, 1]

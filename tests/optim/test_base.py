@@ -233,8 +233,8 @@ def test_apply_is_hard_to_misuse():
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_pieces_of_a_large_parameter_are_updated_to_the_same_bits(make, order):
     rng = np.random.default_rng(0)
-    start = rng.normal(size=(301, 257)).astype(np.float32)  # no whole number of pieces
-    gradients = rng.normal(size=(3, 301, 257)).astype(np.float32)
+    start = rng.normal(size=(601, 257)).astype(np.float32)  # no whole number of pieces
+    gradients = rng.normal(size=(3, 601, 257)).astype(np.float32)
 
     def trained(in_pieces):
         parameter = Parameter(np.array(start, order=order), name="w")

@@ -81,6 +81,7 @@ class Resolved:
 
     __slots__ = (
         "checked",
+        "complete",
         "constants",
         "joint",
         "only_first",
@@ -146,6 +147,8 @@ class Resolved:
             for i, name in enumerate(names)
             if name not in named and not signature.required[i]
         )
+        # How many positional arguments leave nothing to be filled in or checked.
+        self.complete = -1 if self.checked or self.out is not None else len(names)
         # Where a tensor may stand although no gradient flows through.
         self.constants = frozenset(names.index(name) for name in rule.constants)
 

@@ -237,8 +237,9 @@ def sweep(
                 part = np.zeros_like(like, shape=parent.shape, dtype=parent.dtype)  # type: ignore[union-attr]
             else:
                 part = pull(g, *residuals)
+            is_own = kind is Leaf and type(part) is np.ndarray and not _borrowed(part, g)
             if (
-                kind is Node
+                (kind is Node or is_own)
                 and parent not in cotangents
                 and getattr(part, "shape", None) == parent.shape  # type: ignore[union-attr]
                 and part.dtype is parent.dtype  # type: ignore[union-attr]

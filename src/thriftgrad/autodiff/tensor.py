@@ -242,17 +242,19 @@ class Tensor:
                 "differentiating; return the tensor from the function instead"
             )
         if gradient is None:
-            if self.shape != ():
+            shape, dtype = _describe_value(self.value)
+            if shape != ():
                 raise DifferentiationError(
-                    f"backward() without a gradient needs a scalar, this tensor has shape {self.shape}; "
+                    f"backward() without a gradient needs a scalar, this tensor has shape {shape}; "
                     f"reduce it (np.sum, np.mean) or pass backward(gradient) of that shape"
                 )
-            if self.dtype.kind == "c":
+            if dtype.kind == "c":
                 raise DifferentiationError(
                     "backward() without a gradient needs a real scalar, this tensor is complex; take "
                     "np.real, np.abs or another real function of it, or pass backward(gradient)"
                 )
-            gradient = np.ones_like(self.value)
+            is_number = isinstance(self.value, np.generic)  # as nearly always
+            gradient = dtype.type(1) if is_number else np.ones_like(self.value)
         else:
             if isinstance(gradient, Tensor):
                 gradient = gradient._leave("a plain cotangent")
@@ -680,13 +682,16 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     ):
         tensor = args[0]
         args = (tensor.value, *args[1:])
-        values = _bound(ready, function, args, kwargs)
+        values: Sequence[Any] = args
+        if kwargs or len(args) != ready.complete:
+            values = _bound(ready, function, args, kwargs)
         ans = function(*args, **kwargs)
         pull, pick = ready.vjps[0]
         edge = (tensor.node, pull, pick((ans, *values)))
         return _recorded(ans, (edge,), tensor.level)  # type: ignore[arg-type]
     if ready.plain and not kwargs:
         level, mask, bit, alike = floor, 0, 1, True
+        plain = []
         for value in args:
             if isinstance(value, Tensor):
                 if value.level == level and mask:
@@ -695,16 +700,18 @@ def dispatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
                     alike = not mask and value.level > level
                     if value.level > level:
                         level, mask = value.level, bit
+                value = value.value
             elif isinstance(value, (list, tuple)) and _is_sequence_of_tensors(value):
                 return _dispatch_any(function, ready, floor, args, kwargs)
+            plain.append(value)
             bit <<= 1
-        if alike:  # all tensors are at one level
-            plain = [a.value if isinstance(a, Tensor) else a for a in args]
-        else:
+        if not alike:  # some tensors are at other levels
             plain = [_unwrap(a, level, floor) for a in args]
         if not mask:
             return _constant(function(*plain))
-        values = _bound(ready, function, plain, kwargs)
+        values = plain
+        if len(plain) != ready.complete:
+            values = _bound(ready, function, plain, kwargs)
         ans = function(*plain)
         call = (ans, *values)
         edges = [(args[i].node, pull, pick(call)) for i, pull, pick in rule.plan(mask)]

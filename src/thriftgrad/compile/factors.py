@@ -1,20 +1,20 @@
 """Factors: numbers that arrays are multiplied by, moved to where they take the shortest passes.
 
-These are two of the rewrites that `rewrite` makes. Whether a factor may move is seen from the whole program:
+This is one of the rewrites that `rewrite` makes. Whether a factor may move is seen from the whole program:
 all that comes of an array has to be multiplied by it.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from thriftgrad.compile.program import Call, Program, Variable, makers_of, users_of
+from thriftgrad.compile.program import Call, Program, Variable, users_of
 
 Number = Any  # a Python number, a variable that is one, or an array whose entries are one constant
 
@@ -28,48 +28,6 @@ def move_factors(program: Program) -> None:
     SGD on weights of 784 x 30: 2 of 120 µs; of 784 x 100: 8 of 300.
     """
     _Factors(program).move()
-
-
-def divide_once(program: Program) -> None:
-    """Take the two divisions of Adam's update, m / (√v / f + ε), for one: f·m / (√v + ε·f).
-
-    The factor f joins the one that the quotient is multiplied by. With the factors of the averages moved
-    to the first cotangent (`move_factors`), Adam takes 11 passes and not 13: 41 µs for 32,768 parameters
-    and not 50.
-    """
-    users, makers = users_of(program), makers_of(program)
-
-    def product(a: Any, b: Any, user: Call) -> Variable:
-        result = Variable((), np.dtype(float), number=True)
-        _put_before(program, user, [Call(operator.mul, (a, b), {}, (result,), "number")])
-        return result
-
-    def made_for_one(v: Any, function: Callable[..., Any]) -> Call | None:
-        """Return the call of a function that makes an array which one other call alone needs."""
-        call = makers.get(v) if isinstance(v, Variable) else None
-        if call is None or call.function is not function or not is_plain(call):
-            return None
-        return call if len(users[v]) == 1 and v not in ends else None
-
-    ends = set(program.ends)
-    for call in list(program.calls):
-        found = _scaling(call)
-        if found is None or not (_is_weak(found[0]) or _is_number(found[0])):
-            continue
-        factor, quotient = found
-        division = made_for_one(quotient, np.divide)
-        added = None if division is None else made_for_one(division.args[1], np.add)
-        if division is None or added is None or not _is_weak(added.args[1]):
-            continue
-        inner = made_for_one(added.args[0], np.divide)
-        root = None if inner is None else makers.get(inner.args[0])
-        if inner is None or root is None or root.function is not np.sqrt:
-            continue
-        if not _is_number(inner.args[1]) or inner.args[0].shape != call.result.shape:
-            continue
-        f = inner.args[1]
-        added.args = inner.args[0], product(added.args[1], f, added)
-        call.args = product(factor, f, call), quotient
 
 
 # Moving factors

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.compile import spell
-from thriftgrad.compile.factors import divide_once, is_exact, is_plain, move_factors, squared
+from thriftgrad.compile.factors import is_exact, is_plain, move_factors, squared
 from thriftgrad.compile.program import (
     Call,
     Program,
@@ -182,7 +182,6 @@ SMALL_PRODUCT = 1 << 17
 """Multiplications up to which np.dot is the quicker one."""
 
 REWRITES: tuple[Callable[[Program], None], ...] = (
-    divide_once,
     move_factors,
     sum_by_products,
     sum_squares_by_products,

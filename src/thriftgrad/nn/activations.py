@@ -125,7 +125,7 @@ def largest(x: Array, axis: int = -1) -> Array:
     """Return np.max(x, axis, keepdims=True), quickly where many rows are short."""
     if _is_tall(x, axis):
         # NumPy goes through rows one by one, and through columns many at a time.
-        return np.expand_dims(np.max(np.copy(np.transpose(x), order="C"), axis=0), 1)
+        return np.maximum.reduce(np.copy(x.T, order="C"), axis=0)[:, np.newaxis]
     return np.max(x, axis=axis, keepdims=True)
 
 
@@ -137,7 +137,9 @@ def total(x: Array, axis: int = -1) -> Array:
 
 
 def _is_tall(x: Array, axis: int) -> bool:
-    return axis in (-1, 1) and x.ndim == 2 and x.shape[1] <= 64 and x.shape[0] >= 1024
+    if type(x) is not np.ndarray or x.ndim != 2:  # what compile records it spells by itself
+        return False
+    return axis in (-1, 1) and x.shape[1] <= 64 and x.shape[0] >= 32
 
 
 def as_floating(x: Array) -> Array:

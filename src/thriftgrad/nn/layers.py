@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,12 +126,12 @@ def _check_shapes(x: Array, weight: Array, bias: Array) -> None:
 
 
 def _rows(x: Array) -> Array:
-    return x if np.ndim(x) == 2 else np.reshape(x, (-1, np.shape(x)[-1]))
+    return x if getattr(x, "ndim", 0) == 2 else np.reshape(x, (-1, np.shape(x)[-1]))
 
 
 defvjp(
     linear,
-    x=lambda g, weight: np.matmul(g, np.transpose(weight)),
+    x=lambda g, weight: np.matmul(g, weight.T),
     # One product over the rows of all leading axes, rather than a stack of products to be summed.
     weight=lambda g, x: _product_of_transpose(_rows(x), _rows(g)),
     bias=lambda g: _sum_of_rows(g),
@@ -139,8 +140,19 @@ defvjp(
 
 def _sum_of_rows(g: Array) -> Array:
     if type(g) is np.ndarray and g.ndim == 2 and g.dtype.char in "fd":
-        return np.dot(np.ones(len(g), g.dtype), g)  # a third of the time of a sum
+        return np.dot(_ones(len(g), g.dtype), g)  # a third of the time of a sum
     return g  # the engine sums over the axes that b was broadcast along
+
+
+def _ones(length: int, dtype: np.dtype[Any]) -> Array:
+    return _few_ones(length, dtype) if length <= 1024 else np.ones(length, dtype)
+
+
+@lru_cache(maxsize=16)
+def _few_ones(length: int, dtype: np.dtype[Any]) -> Array:
+    ones = np.ones(length, dtype)
+    ones.flags.writeable = False
+    return ones
 
 
 def _product(x: Array, y: Array) -> Array:
@@ -150,14 +162,17 @@ def _product(x: Array, y: Array) -> Array:
         return np.matmul(x, y)
     length = y.shape[0] // parts
     left = x.reshape(-1, parts, length).transpose(1, 0, 2)
-    return np.add.reduce(np.matmul(left, y.reshape(parts, length, -1)), axis=0)
+    sums = np.matmul(left, y.reshape(parts, length, -1))
+    result = np.empty(sums.shape[1:], sums.dtype)
+    np.dot(_ones(parts, sums.dtype), sums.reshape(parts, -1), out=result.reshape(-1))
+    return result
 
 
 def _product_of_transpose(x: Array, y: Array) -> Array:
     """Return xᵀ·y; for some sizes by parts, which the BLAS has quicker kernels for."""
     parts = _parts(x, y, x.shape[-1])
     if parts == 1:
-        return np.matmul(np.transpose(x), y)
+        return np.matmul(x.T, y)
     rows, columns = x.shape[1], y.shape[1]
     result = np.empty((rows, columns), x.dtype)
     left = x.reshape(len(x), parts, rows // parts).transpose(1, 2, 0)

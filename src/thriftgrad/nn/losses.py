@@ -42,7 +42,13 @@ def mse(predictions: Array, targets: Array) -> Array:
 
 @primitive
 def _mse(predictions: Array, targets: Array) -> Array:
-    return np.mean(np.square(predictions - targets))
+    return _mean(np.square(predictions - targets))
+
+
+def _mean(x: Array) -> Array:
+    if type(x) is np.ndarray and x.dtype.char in "fd":
+        return np.add.reduce(x, axis=None) / x.size  # a third of the time, of few entries
+    return np.mean(x)
 
 
 def _slope(g: Array, predictions: Array, targets: Array) -> Array:
@@ -146,7 +152,7 @@ def _nll(logits: Array, labels: Array) -> Array:
 
 @primitive
 def _cross_entropy(logits: Array, labels: Array) -> Array:
-    return np.mean(_nll(logits, labels))
+    return _mean(_nll(logits, labels))
 
 
 @primitive

@@ -71,11 +71,13 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, clip_norm=clip_norm)
         for position, parameter in enumerate(self.parameters):
             dtype = parameter.value.dtype
-            if dtype.type(self.eps) == 0:
+            smallest = (1 - self.betas[1]) ** 0.5  # what eps is multiplied by in the first step
+            if dtype.type(self.eps * smallest) == 0:
+                least = float(np.finfo(dtype).smallest_subnormal) / smallest
                 raise ConfigError(
-                    f"eps = {self.eps} is zero in the {dtype} of {label(parameter, position)}, "
-                    f"and a zero gradient would divide by it; expected more than "
-                    f"{np.finfo(dtype).smallest_subnormal}"
+                    f"eps = {self.eps} is zero in the {dtype} of {label(parameter, position)} where "
+                    f"it is multiplied by sqrt(1 - β2), and a zero gradient would divide by it; "
+                    f"expected {least:.3g} or more"
                 )
 
     def init(self, value: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -106,9 +108,14 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         mean = beta1 * state["mean"] + (1 - beta1) * gradient
         square = beta2 * state["square"] + (1 - beta2) * np.square(gradient)
-        rate = lr / (1 - beta1 ** (step + 1))
-        root = np.sqrt(square) / (1 - beta2 ** (step + 1)) ** 0.5
-        return value - rate * (mean / (root + self.eps)), {"mean": mean, "square": square}
+        rate, eps = self._corrected(lr, step)
+        return value - rate * (mean / (np.sqrt(square) + eps)), {"mean": mean, "square": square}
+
+    def _corrected(self, lr: float, step: int) -> tuple[float, float]:
+        """Return the factor and the ε of a step that divides once: lr' m / (sqrt(v) + ε')."""
+        beta1, beta2 = self.betas
+        root = (1 - beta2 ** (step + 1)) ** 0.5
+        return lr / (1 - beta1 ** (step + 1)) * root, self.eps * root
 
     def update_in_place(
         self,
@@ -141,11 +148,11 @@ class Adam(Optimizer):
         part *= 1 - beta2
         square *= beta2
         square += part
+        rate, eps = self._corrected(lr, step)
         np.sqrt(square, out=part)
-        part /= (1 - beta2 ** (step + 1)) ** 0.5
-        part += self.eps
+        part += eps
         np.divide(mean, part, out=part)
-        part *= lr / (1 - beta1 ** (step + 1))
+        part *= rate
         if kept != 1:
             value *= kept
         value -= part

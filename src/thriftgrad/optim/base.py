@@ -29,7 +29,7 @@ from thriftgrad.optim._checks import (
 from thriftgrad.optim.clip import clip_factor, joint_norm, scaled
 from thriftgrad.optim.schedules import Rate, describe
 
-_PIECE = 1 << 17
+_PIECE = 1 << 19
 """Bytes of a piece: temporaries stay in the cache, and Python's own time does not show."""
 
 
@@ -354,37 +354,40 @@ class Optimizer(ABC):
     def _check_gradient(self, index: int, gradient: object) -> None:
         parameter = self.parameters[index]
         value = parameter.value
-        layout = (value.shape, value.dtype)
-        expected = self._layouts[index]
+        shape, dtype = self._layouts[index]
         if (
             type(value) is type(gradient) is np.ndarray
-            and layout == expected == (gradient.shape, gradient.dtype)
+            and value.shape == shape == gradient.shape
+            and value.dtype is dtype is gradient.dtype
             and value.flags.writeable
         ):
             return  # as nearly always, and quickly
         check_writable(parameter, index)
         check_gradient(parameter, index, gradient)
-        if layout != expected:
+        if (value.shape, value.dtype) != (shape, dtype):
             raise ConfigError(
-                f"{label(parameter, index)} now has shape {layout[0]} and type {layout[1]}, but "
-                f"the optimiser was made for {expected[0]} and {expected[1]}; make a new optimiser"
+                f"{label(parameter, index)} now has shape {value.shape} and type {value.dtype}, but "
+                f"the optimiser was made for {shape} and {dtype}; make a new optimiser"
             )
 
     def _write(self, index: int, gradient: NDArray[Any], lr: float) -> None:
         # In place, so that views of a parameter, and a program that has recorded where its arrays
         # lie, see every step.
-        parameter, state = self.parameters[index], self.state[index]
+        parameter, state, step = self.parameters[index], self.state[index], self.updates[index]
         value = parameter.value
         if recording.active.get() is not None:
             self._record_write(index, gradient, lr)
-        elif self._is_cut(value, gradient, state):
-            step = self.updates[index]
+        elif (
+            self.elementwise
+            and value.nbytes > _PIECE
+            and _are_contiguous(value, gradient, *state.values())
+        ):
             for part, slope, *parts in _pieces(value, gradient, *state.values()):
                 self.update_in_place(part, slope, dict(zip(state, parts, strict=True)), lr, step)
-            self.updates[index] += 1
+            self.updates[index] = step + 1
         else:
-            self.update_in_place(value, gradient, state, lr, self.updates[index])
-            self.updates[index] += 1
+            self.update_in_place(value, gradient, state, lr, step)
+            self.updates[index] = step + 1
         parameter.touch()
 
     def _record_write(self, index: int, gradient: NDArray[Any], lr: float) -> None:
@@ -392,7 +395,8 @@ class Optimizer(ABC):
         state = {name: self._live_state(index, name) for name in self.state[index]}
         title = f"updates_{self.parameters[index].name or index}"
         step = recording.live_number(lambda: self.updates[index], title)
-        # By the rule itself: what the program writes it writes at its end, all or nothing.
+        # By the rule itself: a program plans its temporaries. It updates during its backward pass, after
+        # the last call that can fail, and holds floating-point errors back until all is written.
         Optimizer.update_in_place(self, self.parameters[index].value, gradient, state, lr, step)
         recording.afterwards(partial(self._count_update, index))
 
@@ -405,13 +409,6 @@ class Optimizer(ABC):
 
     def _count_step(self) -> None:
         self.steps += 1
-
-    def _is_cut(self, value: Any, gradient: Any, state: Mapping[str, Any]) -> bool:
-        return (
-            self.elementwise
-            and value.nbytes > _PIECE
-            and all(array.flags.c_contiguous for array in (value, gradient, *state.values()))
-        )
 
     def _refuse_unfinished(self, call: str) -> None:
         if self._applied:
@@ -443,6 +440,10 @@ class Optimizer(ABC):
             value = getattr(self, name)
             config[name] = list(value) if isinstance(value, tuple) else value
         return config
+
+
+def _are_contiguous(*arrays: Any) -> bool:
+    return all(array.flags.c_contiguous for array in arrays)
 
 
 def _pieces(*arrays: Any) -> Iterator[list[Any]]:

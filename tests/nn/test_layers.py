@@ -262,3 +262,15 @@ def test_a_list_is_an_input() -> None:
     layer = nn.Linear(2, 1, rng=0)
     assert layer([1.0, 2.0]).item() == layer(np.array([1.0, 2.0])).item()
     assert layer([[1.0, 2.0]]).shape == (1, 1)
+    for x in ([1.0, 2.0], [[1.0, 2.0]], [[0.5, 1.0], [0.5, 1.0]]):
+        layer.weight.grad = None
+        np.sum(layer(x)).backward()
+        np.testing.assert_array_equal(layer.weight.grad, [[1.0], [2.0]])
+
+
+@pytest.mark.parametrize(("x", "kind"), [(None, "NoneType"), ("text", "str"), (1.5, "float")])
+def test_what_is_no_array_is_named(x, kind) -> None:
+    with pytest.raises(
+        DataError, match=rf"linear: a {kind} as an input for a weight of shape \(2, 1\)"
+    ):
+        nn.Linear(2, 1, rng=0)(x)

@@ -119,8 +119,11 @@ def _check_shapes(x: Array, weight: Array, bias: Array) -> None:
             f"expected (inputs, outputs) and (outputs,)"
         )
     if np.shape(x)[-1:] != weight.shape[:1]:
+        given = f"an input of shape {np.shape(x)}"
+        if np.ndim(x) == 0 and not hasattr(x, "shape"):
+            given = f"a {type(x).__name__} as an input"
         raise DataError(
-            f"linear: an input of shape {np.shape(x)} for a weight of shape {weight.shape}; "
+            f"linear: {given} for a weight of shape {weight.shape}; "
             f"expected (..., {weight.shape[0]}): for images x.reshape(len(x), -1) makes rows"
         )
 

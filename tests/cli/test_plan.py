@@ -50,6 +50,11 @@ def test_what_is_no_list_of_widths_is_refused(text: str) -> None:
         parse_layers(text)
 
 
+def test_a_batch_is_a_whole_number(command: Any) -> None:
+    result = command("plan", "--layers", 3, "--budget", "all", "--batch", "0.5", code=2)
+    assert "'--batch': '0.5' is not a whole number of at least 1" in result.stderr
+
+
 def test_training_by_a_plan_gives_the_weights_of_plain_training(
     command: Any, pictures: Path, tmp_path: Path
 ) -> None:

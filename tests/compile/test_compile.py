@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import runpy
@@ -268,8 +269,22 @@ def test_fallback() -> None:
 
 def test_tensors_are_refused_in_and_out() -> None:
     w = tg.Parameter(np.ones(2))
-    with pytest.raises(RecordError, match="still records"):
+    with pytest.raises(
+        RecordError, match=r"still records, result, whose .* return .* result\.value"
+    ):
         tg.compile(lambda x: w * x)(np.ones(2))
+
+    @tg.compile
+    def step(x):
+        energy = np.sum(w * x)
+        loss = energy * energy
+        loss.backward()
+        return {"loss": loss, "parts": [x, energy * 2], "u": x}
+
+    with pytest.raises(RecordError, match=r"still records, result\['parts'\]\[1\], whose"):
+        step(np.ones(2))
+    with pytest.raises(RecordError, match=r"still records, result\[1\], whose"):
+        tg.compile(lambda x: (x, w))(np.ones(2))
     with pytest.raises(RecordError, match="was given a tensor"):
         tg.compile(np.exp)(tg.Tensor(np.ones(2)))
     with tg.no_grad():
@@ -331,6 +346,55 @@ def test_refusals_say_what_to_write_instead() -> None:
         RecordError, match=r"^np\.linalg\.lstsq of a value .* use np\.linalg\.solve"
     ):
         tg.compile(lambda a, b: np.linalg.lstsq(a, b)[0])(np.eye(2), np.ones(2))
+    with pytest.raises(
+        RecordError, match=r"^np\.unique of .* call it outside, and pass the result"
+    ):
+        tg.compile(np.unique)(np.ones(2))
+    with pytest.raises(RecordError, match=r"^np\.repeat of .* pass counts and places as int"):
+        tg.compile(np.repeat)(np.ones(2), np.array([1, 2]))
+    with pytest.raises(
+        RecordError, match=r"^np\.matmul gave an array of dtype object .*astype\(float"
+    ):
+        tg.compile(np.matmul)(np.ones((1, 2), object), np.ones(2))
+
+
+def test_what_is_to_be_written_for_bincount_counts() -> None:
+    k = np.array([0, 1, 1, 3])
+
+    def written(k):
+        counts = np.zeros_like(k, shape=4)
+        np.add.at(counts, k, 1)
+        return counts
+
+    with pytest.raises(
+        RecordError, match=r"bins use np\.sum\(k\[:, None\] == .* or write np\.add\.at"
+    ):
+        tg.compile(lambda k: np.bincount(k, minlength=4))(k)
+    for count in (written, lambda k: np.sum(k[:, None] == np.arange(4), axis=0)):
+        compiled = tg.compile(count)
+        for each in (k, k[::-1] // 2):
+            np.testing.assert_array_equal(compiled(each), np.bincount(each, minlength=4))
+
+
+def test_a_list_in_the_place_of_an_array() -> None:
+    w = np.ones((2, 3))
+    with pytest.raises(
+        RecordError, match=r"^x\[0\] was .* x is a container .* pass .* np\.array\(x\)"
+    ):
+        tg.compile(lambda x: x @ w)([1.0, 2.0])
+    with pytest.raises(RecordError, match=r"^p\['x'\]\[0\]\[0\] was .* np\.array\(p\['x'\]\)"):
+        tg.compile(lambda p: np.sum(p["x"]))({"x": [[1.0, 2.0]]})
+    np.testing.assert_array_equal(tg.compile(lambda x: np.stack(x) @ w)([1.0, 2.0]), [3, 3, 3])
+    with pytest.raises(RecordError, match=r"^conversion to a plain array"):
+        tg.compile(lambda x: np.asarray(x))(w)
+    with pytest.raises(RecordError, match=r"for which np\.exp\(y\) can be written"):
+        tg.compile(lambda p: math.exp(p[0]))([1.0, 2.0])
+
+
+def test_the_room_is_shown_as_the_function_that_it_is_called_as() -> None:
+    function: Any = tg.compile.compile
+    assert inspect.signature(tg.compile) == inspect.signature(function)
+    assert inspect.getdoc(tg.compile) == inspect.getdoc(function)
 
 
 def test_a_compiled_function_shows_how_many_programs_it_has() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,22 @@ def test_changes_are_refused_and_equal_values_are_not(name: str, slow: list[int]
     change(holder)
     assert read(holder) != before
     np.testing.assert_array_equal(g(X), X * read(holder))
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+@pytest.mark.parametrize("gone", ["deleted", "another in its place"])
+def test_a_look_puts_nothing_into_a_defaultdict(count: int, gone: str) -> None:
+    settings = defaultdict(float, _many(count))
+    g = tg.compile(lambda x: x * sum(settings.values()))
+    g(X)
+    del settings[next(iter(settings))]
+    if gone != "deleted":
+        settings["another"] = 7.0
+    before = dict(settings)
+    assert not g._newest._unchanged([X])
+    assert settings == before
+    np.testing.assert_array_equal(g(X), X * sum(before.values()))
+    assert settings == before
 
 
 def test_an_equal_number_in_another_object_is_no_change(capsys: Any) -> None:

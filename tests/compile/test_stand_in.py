@@ -105,3 +105,71 @@ def test_a_refusal_names_the_line_of_a_cell() -> None:
     exec(compile(text, "<ipython-input-3-abc>", "exec"), scope)
     with pytest.raises(RecordError, match="at <ipython-input-3-abc>:4"):
         tg.compile(scope["f"])(np.array(1.0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digits"),
+    [(np.float64, 2), (np.float64, 0), (np.float64, -2), (np.float32, 1), (np.int64, 1)],
+)
+def test_a_scalar_is_rounded_as_without(dtype: Any, digits: int) -> None:
+    def f(x):
+        return round(np.max(x), digits)
+
+    compiled = tg.compile(f)
+    for x in (np.array([123.4567, 2]), np.array([2.675, -80.125])):
+        ours, plain = compiled(x.astype(dtype)), f(x.astype(dtype))
+        assert ours == plain
+        assert type(ours) is type(plain)
+
+
+def test_a_number_is_rounded_as_python_does(tmp_path: Any) -> None:
+    f = tg.compile(lambda x, k: x * round(k, 2))
+    for k in (2.675, 1.005, -7.1):
+        assert f(1.0, k) == round(k, 2)
+    np.testing.assert_array_equal(f(X, 2.675), X * 2.67)
+    f.save(tmp_path / "f.py")
+    assert "round(k, 2)" in (tmp_path / "f.py").read_text()
+
+
+def test_what_cannot_be_rounded_without_cannot_with() -> None:
+    for f in (lambda x: round(x, 1), lambda x: round(np.sum(x) * 1j, 1), lambda x: round(x > 1)):
+        with pytest.raises(TypeError, match="__round__"):
+            f(X)
+        with pytest.raises(TypeError, match="__round__"):
+            tg.compile(f)(X)
+    with pytest.raises(TypeError, match="type complex doesn't define __round__"):
+        tg.compile(lambda x, k: x * round(k * 1j, 1))(X, 2.0)
+    for f in (lambda k: round(k), lambda k: round(k > 1), lambda k: round(np.float64(1) * k)):
+        with pytest.raises(RecordError, match=r"^round\(\) to an int \(for which np\.round\(y\)"):
+            tg.compile(f)(2.0)
+
+
+def test_a_stand_in_is_printed_but_no_text_of_it_is_a_result(capsys: Any) -> None:
+    def f(x, write):
+        return {"sum": np.sum(x), "said": write(np.sum(x))}
+
+    tg.compile(f)(X, print)
+    assert capsys.readouterr().out == "<stand-in for an array of shape () and dtype float64>\n"
+    for write in (str, repr, "sum: {!s}".format, lambda y: "%s" % y):  # noqa: UP031
+        with pytest.raises(
+            RecordError, match=r"a text, result\['said'\], made of a value that is being"
+        ):
+            tg.compile(f)(X, write)
+
+
+def test_a_tensor_can_be_printed_while_it_is_recorded(capsys: Any) -> None:
+    @tg.compile
+    def f(x):
+        loss = np.sum(layer(x))
+        print(loss)
+        return loss.value
+
+    layer = nn.Linear(3, 2, rng=0, dtype=np.float64)
+    f(X)
+    assert capsys.readouterr().out.startswith("Tensor(<stand-in for an array of shape ()")
+
+
+def test_whole_numbers_are_rounded_as_without() -> None:
+    f = tg.compile(lambda x: np.round(x, -2))
+    for x in (np.array([149, 250, 351]), np.array([151, 50, -260])):
+        np.testing.assert_array_equal(f(x), np.round(x, -2))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from thriftgrad import nn, optim, train
+from thriftgrad.compile import machine_code
 from thriftgrad.errors import (
     ConfigError,
     DataError,
@@ -378,6 +379,14 @@ def _flat(outputs: Any, y: Any) -> Any:
     return nn.mse(outputs, y) * 0.01
 
 
+@pytest.mark.parametrize("given", ["numba", "yes", 1, 0, np.True_])
+def test_compile_is_true_or_false_or_none(given: Any) -> None:
+    hint = '; kernels="numba" compiles' if isinstance(given, str) else "$"
+    message = re.escape(f"compile = {given!r}; expected True, False or None") + hint
+    with pytest.raises(ConfigError, match=message):
+        trained(given)
+
+
 def test_kernels_are_for_compiled_steps(monkeypatch: Any) -> None:
     with pytest.raises(ConfigError, match="kernels = 'cuda'; expected 'numpy' or 'numba'"):
         trained(True, kernels="cuda")
@@ -398,6 +407,7 @@ def kernels(tmp_path_factory: Any) -> Any:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setattr(machine_code, "_loaded", {})  # as other tests may have compiled the same
         yield folder / "thriftgrad" / "kernels"
 
 

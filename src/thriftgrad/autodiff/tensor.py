@@ -403,9 +403,10 @@ class Tensor:
         return format(self.value, spec)
 
     def __repr__(self) -> str:
-        text = np.array2string(
-            np.asarray(_innermost(self)), separator=", ", prefix="Tensor(", threshold=100
-        )
+        inner = _innermost(self)
+        if _recorder() is not None and not isinstance(inner, (np.ndarray, np.generic)):
+            return f"Tensor({inner!r})"  # what stands for an array in a recording
+        text = np.array2string(np.asarray(inner), separator=", ", prefix="Tensor(", threshold=100)
         return f"Tensor({text}, dtype={self.dtype})"
 
     def _repr_html_(self) -> str:

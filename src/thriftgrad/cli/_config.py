@@ -118,7 +118,7 @@ class Config:
         for width in self.hidden:
             _within("hidden", width, 1, MAX_WIDTH)
         if not 0 <= self.lr <= sys.float_info.max:  # JSON may hold a longer integer, too
-            raise ConfigError(f"lr is {_short(self.lr)}; expected a finite number of at least 0")
+            raise ConfigError(f"lr is {short(self.lr)}; expected a finite number of at least 0")
         if not 0 <= self.background <= 1:
             raise ConfigError(f"background is {self.background!r}; expected a number from 0 to 1")
         if self.image is not None:
@@ -166,10 +166,10 @@ def parse_hidden(text: str) -> list[int]:
     digits = [part.lstrip("0") if part.isascii() and part.isdigit() else "" for part in parts]
     if not all(digits):
         raise ConfigError(
-            f"{_short(text)} is not a list of widths of layers, such as 128,64, or '' for none"
+            f"{short(text)} is not a list of widths of layers, such as 128,64, or '' for none"
         )
     if any(len(part) > 9 or int(part) > MAX_WIDTH for part in digits):
-        raise ConfigError(f"{_short(text)} has a layer wider than {MAX_WIDTH:,}, the most there is")
+        raise ConfigError(f"{short(text)} has a layer wider than {MAX_WIDTH:,}, the most there is")
     return [int(part) for part in digits]
 
 
@@ -306,11 +306,12 @@ def resumed(config: Config, given: Mapping[str, Any], folder: Path) -> Config:
 def _within(name: str, given: int, least: int, most: int) -> None:
     if not least <= given <= most:
         raise ConfigError(
-            f"{name} is {_short(given)}; expected a whole number from {least} to {most:,}"
+            f"{name} is {short(given)}; expected a whole number from {least} to {most:,}"
         )
 
 
-def _short(given: Any) -> str:
+def short(given: Any) -> str:
+    """Return what was given, for a message: its beginning and end where it is long."""
     text = repr(given)
     return text if len(text) <= 60 else f"{text[:40]}...{text[-10:]}"
 

@@ -16,6 +16,7 @@ import typer
 from thriftgrad import check as checks
 from thriftgrad import tree
 from thriftgrad.check.problem import copied
+from thriftgrad.cli._options import at_least
 from thriftgrad.errors import ConfigError, ThriftgradError
 
 
@@ -63,8 +64,10 @@ def check(
     second_order: Annotated[
         bool, typer.Option("--second-order", help="Check second derivatives too.")
     ] = False,
-    examples: Annotated[int, typer.Option(help="How many images of a run to use.", min=1)] = 16,
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
+    examples: Annotated[
+        int, typer.Option(help="How many images of a run to use.", **at_least(1))
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.", **at_least(0))] = 0,
 ) -> None:
     """Compare a gradient with differences, and say what is wrong.
 

@@ -13,7 +13,7 @@ import typer
 
 from thriftgrad import memory, nn
 from thriftgrad.cli._config import ACTIVATIONS, DTYPES, LOSSES, MAX_WIDTH, OPTIMIZERS
-from thriftgrad.cli._options import one_of, parse_update
+from thriftgrad.cli._options import at_least, one_of, parse_update
 from thriftgrad.errors import ConfigError
 
 _MOST_LAYERS = 100_000
@@ -36,10 +36,12 @@ def plan(
             metavar="SIZE|STRATEGY",
         ),
     ],
-    batch: Annotated[int, typer.Option(help="Examples in a step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Examples in a step.", **at_least(1))] = 128,
     inputs: Annotated[
         int | None,
-        typer.Option(help="Numbers that make one example.  [default: the first width]", min=1),
+        typer.Option(
+            help="Numbers that make one example.  [default: the first width]", **at_least(1)
+        ),
     ] = None,
     activation: Annotated[
         str, typer.Option(help="What stands between layers.", **one_of(ACTIVATIONS))
@@ -56,7 +58,8 @@ def plan(
     ] = "after",
     dtype: Annotated[str, typer.Option(help="Of all numbers.", **one_of(DTYPES))] = "float32",
     draw: Annotated[
-        Path | None, typer.Option(help="Draw memory over time into this file.", metavar="PNG|SVG")
+        Path | None,
+        typer.Option(help="Draw memory over time into this file.", metavar="PNG|SVG|PDF"),
     ] = None,
 ) -> None:
     """Say what a training step would hold, and how long it would take.

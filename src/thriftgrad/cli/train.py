@@ -21,7 +21,7 @@ from thriftgrad.cli._config import (
     parse_hidden,
 )
 from thriftgrad.cli._images import absolute, hold_out, load_images, picture
-from thriftgrad.cli._options import one_of, parse_update
+from thriftgrad.cli._options import at_least, one_of, parse_update
 from thriftgrad.data import Dataset, Split, one_hot
 from thriftgrad.errors import ConfigError
 from thriftgrad.memory import Plan
@@ -113,17 +113,19 @@ def train(
             help="Learning rate at the start; it falls by 30 % each epoch.  [default: "
             + ", ".join(f"{lr:g} for {name}" for name, (_, lr) in OPTIMIZERS.items())
             + "]",
-            min=0,
+            **at_least(0, float),
         ),
     ] = None,
     epochs: Annotated[
-        int | None, _option("epochs", "How often to go through the images.", min=1)
+        int | None, _option("epochs", "How often to go through the images.", **at_least(1))
     ] = None,
-    batch_size: Annotated[int | None, _option("batch_size", "Images in a step.", min=1)] = None,
+    batch_size: Annotated[
+        int | None, _option("batch_size", "Images in a step.", **at_least(1))
+    ] = None,
     dtype: Annotated[str | None, _option("dtype", "Of all numbers.", **one_of(DTYPES))] = None,
     seed: Annotated[
         int | None,
-        _option("seed", "The same seed on the same machine gives the same bits.", min=0),
+        _option("seed", "The same seed on the same machine gives the same bits.", **at_least(0)),
     ] = None,
     memory: Annotated[
         str | None,

@@ -1,8 +1,8 @@
 """The compiled step: a function recorded once, and run as plain NumPy in one block of memory."""
 
 import sys
+from inspect import signature
 from types import ModuleType
-from typing import Any
 
 from thriftgrad.compile.compiled import Compiled, compile
 from thriftgrad.compile.memory import Memory
@@ -12,8 +12,9 @@ __all__ = ["Compiled", "Memory", "compile"]
 
 class _Room(ModuleType):
     # `thriftgrad.compile` is this room, and what a person calls to compile a function.
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return compile(*args, **kwargs)
+    __call__ = staticmethod(compile)
 
 
 sys.modules[__name__].__class__ = _Room
+__signature__ = signature(compile)  # for help() and `tg.compile?`
+__doc__ = compile.__doc__ or __doc__

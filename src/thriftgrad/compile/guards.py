@@ -83,6 +83,11 @@ def _arguments(text: _Text, given: Sequence[Any]) -> None:
 
 def _surroundings(text: _Text, place: Place) -> None:
     owner, values = place.owner, place.values
+    # First, as to ask a defaultdict for what it lacks would put that there.
+    if place.in_order and (len(values) > 1 or hasattr(type(owner), "__missing__")):
+        text.ask(f"[*{text(owner)}] == {text(list(place.names))}")
+    elif place.size is not None or isinstance(owner, list | deque | set):
+        text.ask(f"len({text(owner)}) == {len(values) if place.size is None else place.size}")
     if isinstance(owner, tuple):
         for cell, value in zip(owner, values, strict=True):
             text.ask(f"{text(cell)}.cell_contents is {text(value)}")
@@ -103,10 +108,6 @@ def _surroundings(text: _Text, place: Place) -> None:
     else:
         for key, value in zip(place.names, values, strict=True):
             text.ask(f"{text(owner)}.{key} is {text(value)}")
-    if place.in_order and len(values) > 1:
-        text.ask(f"[*{text(owner)}] == {text(list(place.names))}")
-    elif place.size is not None or isinstance(owner, list | deque | set):
-        text.ask(f"len({text(owner)}) == {len(values) if place.size is None else place.size}")
 
 
 def _fetched(text: _Text, i: int, each: Input) -> list[str]:

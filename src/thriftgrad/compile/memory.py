@@ -60,7 +60,7 @@ class Memory:
         """Draw the block: a rectangle for each array, from its first call to its last.
 
         Args:
-            path: a PNG or SVG file to write.
+            path: a PNG, SVG or PDF file to write.
             axes: draw into these instead of a new figure.
 
         Raises:

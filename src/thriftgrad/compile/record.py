@@ -194,6 +194,11 @@ class Recorder:
             self._arguments[id(given)] = stand_in
         return stand_in
 
+    def name_of_argument(self, stand_in: StandIn) -> str | None:
+        """Return what an argument is called, or None for what is none."""
+        v = stand_in.variable
+        return next((i.name for i in self.inputs if i.variable is v and v in self.positions), None)
+
     def outside(self, array: Array) -> StandIn:
         """Return what stands for an array that the function has not made from its arguments."""
         known = self._standing.get(id(array))
@@ -383,9 +388,10 @@ class Recorder:
             varying = function in _SELECTING or (function is np.where and len(args) == 1)
         if varying:
             what = "x[mask]" if function is operator.getitem else describe(function)
-            instead = "use np.where(mask, x, 0) and the like in place of x[mask]"
-            if function is np.linalg.lstsq:
-                instead = "use np.linalg.solve(a.T @ a, a.T @ b), or np.linalg.pinv(a) @ b"
+            instead = "call it outside, and pass the result as an argument"
+            if function in _COUNTING:
+                instead = "pass counts and places as int, or as a tuple of int"
+            instead = _INSTEAD.get(function, instead)
             raise self.refusal(
                 f"{what} of a value that is being recorded gives an array whose shape depends on its "
                 f"entries{here()}, and a recorded program has fixed shapes; {instead}"
@@ -514,9 +520,14 @@ class Recorder:
         elif kind == "number" and isinstance(value, bool | int | float | complex):
             variable = Variable((), np.dtype(type(value)), number=True)
         else:
+            kind = f"an object of type {type(value).__name__}"
+            if isinstance(value, np.ndarray | np.generic):
+                kind = f"an array of dtype {value.dtype}"
+            numbers = kind == "an array of dtype object"
+            instead = "; pass x.astype(float) if these are numbers" if numbers else ""
             raise self.refusal(
-                f"{describe(function)} gave a {type(value).__name__} that depends on the entries of an "
-                f"array{here()}; compile records only calls that give arrays of numbers"
+                f"{describe(function)} gave {kind} that depends on the entries of an array{here()}, and "
+                f"compile records only calls that give arrays of bool, int, float or complex{instead}"
             )
         results.append(variable)
         return self._standing_for(value, variable)
@@ -645,6 +656,24 @@ _SELECTING = {
     *(np.setxor1d, np.union1d, np.trim_zeros, np.bincount, np.linalg.lstsq),
 }
 """Give results whose shape depends on entries."""
+_INSTEAD: dict[Any, str] = {
+    **dict.fromkeys(
+        (
+            operator.getitem,
+            np.extract,
+            np.compress,
+            np.where,
+            np.nonzero,
+            np.flatnonzero,
+            np.argwhere,
+        ),
+        "use np.where(mask, x, 0) and the like in place of x[mask]",
+    ),
+    np.linalg.lstsq: "use np.linalg.solve(a.T @ a, a.T @ b), or np.linalg.pinv(a) @ b",
+    np.bincount: "for n bins use np.sum(k[:, None] == np.arange(n), axis=0), or write "
+    "np.add.at(counts, k, 1) into counts = np.zeros_like(k, shape=n)",
+}
+"""What to write for them."""
 _COUNTING = {np.repeat, np.tile, np.pad, np.delete, np.insert, np.split, np.array_split}
 """Give results whose shape depends on their other arguments, which must therefore be known."""
 _WRITING = {np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}

@@ -26,7 +26,7 @@ from thriftgrad.compile.guards import guard
 from thriftgrad.compile.program import Input, Program, simplified
 from thriftgrad.compile.record import Recorder, record
 from thriftgrad.compile.source import Written, write
-from thriftgrad.compile.stand_in import StandIn
+from thriftgrad.compile.stand_in import SHOWN, StandIn
 from thriftgrad.compile.surroundings import Surroundings
 from thriftgrad.errors import ConfigError, RecordError
 from thriftgrad.memory.generators import bit_generators
@@ -190,13 +190,15 @@ class Replay:
         self._leaves: list[Any] = []
         self._kinds: list[Callable[[Any], Any]] = []
         outputs = []
-        for each in found:
+        for i, each in enumerate(found):
             kind: Callable[[Any], Any] = _as_it_is
             if isinstance(each, Tensor):
                 if isinstance(each, Parameter) or (each.node is not None and each.node.edges):
+                    place = tree.paths(result, "result")[i]
                     raise RecordError(
-                        "a compiled function returned a tensor that still records, whose gradient would "
-                        "be lost; call backward() in the function, or return tensor.value"
+                        f"a compiled function returned a tensor that still records, {place}, whose gradient "
+                        f"would be lost; return its array, {place}.value, or call backward() on this very "
+                        f"tensor in the function"
                     )
                 each, kind = each.value, as_constant
             if isinstance(each, StandIn | np.ndarray):
@@ -207,6 +209,12 @@ class Replay:
                 raise RecordError(
                     f"a compiled function returned a {type(each).__name__}, whose entries are made after "
                     f"the call; return a list or tuple of them"
+                )
+            elif isinstance(each, str) and SHOWN in each:
+                raise RecordError(
+                    f"a compiled function returned a text, {tree.paths(result, 'result')[i]}, made of a "
+                    f"value that is being recorded, whose entries it does not show; return the value, "
+                    f"and make the text outside"
                 )
             else:
                 self._leaves.append(kind(each))

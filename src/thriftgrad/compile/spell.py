@@ -206,6 +206,8 @@ def takes_out(call: Call) -> bool:
         return len(call.args) <= 2 and call.args[0].shape == call.result.shape
     if f is np.where:
         return len(call.args) == 3
+    if f is np.round:  # which rounds whole numbers in floating point
+        return call.result.dtype.kind in "fc"
     return f in {np.empty_like, *_REDUCTIONS, *_WITH_OUT, *_FILLED, *_IN_PLACE}
 
 

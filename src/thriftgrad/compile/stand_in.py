@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from thriftgrad.compile.program import Variable, converted, mapped
 
 if TYPE_CHECKING:
     from thriftgrad.compile.record import Recorder
+
+SHOWN = "<stand-in for an array"
+"""How one begins where it is printed; whether it is only printed, `str` and `repr` are not told."""
 
 
 class StandIn:
@@ -49,7 +53,7 @@ class StandIn:
         return len(self.value)
 
     def __repr__(self) -> str:
-        return f"<stand-in for an array of shape {self.shape} and dtype {self.dtype}>"
+        return f"{SHOWN} of shape {self.shape} and dtype {self.dtype}>"
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -101,6 +105,17 @@ class StandIn:
     def __int__(self) -> int:
         self._leave("int()")
 
+    def __round__(self, digits: Any = None) -> Any:
+        number = self.variable.number
+        if self.dtype.kind not in ("fiub" if number else "fiu" if self.variable.scalar else ""):
+            kind = type(self.value if number or not self.variable.scalar else self.value[()])
+            raise TypeError(f"type {kind.__name__} doesn't define __round__ method")
+        if digits is None:
+            self._leave("round() to an int (for which np.round(y) can be written)")
+        if number:
+            return self.recorder.operate(round, np.positive, self, digits)
+        return np.round(self, digits)
+
     def __complex__(self) -> complex:
         self._leave("complex()")
 
@@ -108,6 +123,15 @@ class StandIn:
         self._leave("use as an index")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        name = self.recorder.name_of_argument(self) or ""
+        listed = re.fullmatch(r"(.+?)(?:\[\d+\])+", name)
+        if listed is not None:
+            raise self.recorder.refusal(
+                f"{name} was to become a plain array, or an entry of one, while it is being recorded by "
+                f"compile{here()}: {listed[1]} is a container such as a list, and each entry an argument "
+                f"of its own; pass an array, np.array({listed[1]}), or write "
+                f"np.stack({name[: name.rindex('[')]}) in the function"
+            )
         self._leave(
             "conversion to a plain array (np.array([y[0], y[1]]), for which np.stack([y[0], y[1]]) can be "
             "written; np.asarray; a function outside NumPy)"

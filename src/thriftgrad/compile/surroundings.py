@@ -112,6 +112,11 @@ class Surroundings:
         if any(read() != then for _, read, then in self.samples):
             return False
         for place in self.places:
+            # First what is there at all, as to ask a defaultdict for a key is to put it there.
+            if place.size is not None and len(place.owner) != place.size:
+                return False
+            if place.in_order and list(place.owner) != list(place.names):
+                return False
             try:
                 now = place.read(place.owner)
             except (LookupError, AttributeError, ValueError):
@@ -119,10 +124,6 @@ class Surroundings:
             if len(now) != len(place.values):
                 return False
             if not all(map(is_, now, place.values)) and not _all_equal(now, place.values):
-                return False
-            if place.size is not None and len(place.owner) != place.size:
-                return False
-            if place.in_order and list(place.owner) != list(place.names):
                 return False
         return True
 

@@ -262,7 +262,7 @@ class Plan:
         """Draw memory over time against the budget, by kind, with recomputation marked.
 
         Args:
-            path: a PNG or SVG file to write.
+            path: a PNG, SVG or PDF file to write.
             measured: what `meter` recorded of a step by this plan; its line is drawn over the plan's.
             axes: draw into these instead of a new figure.
 

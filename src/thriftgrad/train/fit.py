@@ -173,6 +173,11 @@ def fit(
         raise ConfigError(
             f'update = {update!r} without memory; pass memory="all" as well, or a budget'
         )
+    if not isinstance(compile, bool | None):
+        hint = (
+            '; kernels="numba" compiles with loops of Numba\'s' if isinstance(compile, str) else ""
+        )
+        raise ConfigError(f"compile = {compile!r}; expected True, False or None{hint}")
     if compile and memory is not None:
         raise ConfigError(
             "compile=True with memory: a step that keeps to a plan is not compiled; leave one of them "

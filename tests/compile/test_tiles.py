@@ -239,6 +239,25 @@ def test_bands_are_the_same_in_any_budget(seed: int, banded: Any) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_gradient_that_is_made_twice_in_a_budget_is_whole_each_time(banded: Any) -> None:
+    banded(3)
+    x, y = np.random.default_rng(0).normal(size=(33, 54)).astype(np.float32), np.arange(33) % 3
+    results, block = [], 0
+    for share in (1.0, 0.95, 0.85, 0.76):
+        layers: list[Any] = [nn.Linear(54, 54, rng=0), np.tanh, nn.Linear(54, 54, rng=1), np.tanh]
+        model = nn.Sequential(*layers, nn.Linear(54, 3, rng=2))
+        rule = optim.SGD(model.parameters(), lr=0.1, clip_norm=0.5)
+        budget = int(block * share) or None
+        run = tg.compile(step_of(model, rule, nn.cross_entropy), budget=budget)
+        losses = [run(x, y).item() for _ in range(3)]
+        block = block or run.memory.block
+        assert "# a band of the gradient" not in run.source
+        results.append([*losses, *(p.value for p in model.parameters())])
+    for found in results[1:]:
+        for ours, theirs in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_rows_of_a_band_divide_those_of_the_product() -> None:
     def rows_for(rows: int, inner: int) -> int:
         f4 = np.dtype("f4")
@@ -273,7 +292,7 @@ def test_the_text_of_a_band(banded: Any) -> None:
         dedent(text)
         == """\
 for row in range(0, 8, 4):  # a band of the gradient at a time
-    np.dot(x_T[row : row + 4], dot, out=grad_weight_band)
+    np.matmul(x_T[row : row + 4], dot, out=grad_weight_band)
     weight_band = weight[row : row + 4].reshape(-1)
     for i in range(0, 24, 8):  # in tiles that fit the cache
         grad_weight_band_piece = grad_weight_band_flat[i : i + 8]

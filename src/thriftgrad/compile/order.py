@@ -117,25 +117,49 @@ def ordered(
         takes: which calls may be part of a chain.
     """
     _copy_what_is_kept(program)
-    in_update = _calls_of_updates(program)
-    updates: dict[int, Group] = {}
-    body: list[Call] = []
-    for call in program.calls:
-        if call in in_update:
-            update = updates.setdefault(id(in_update[call]), Group([], call.result.shape))
-            update.calls.append(call)
-        else:
-            body.append(call)
-    overwritten = {each.final: each.variable for each in program.writes}
-    for update in updates.values():
-        made = [call.result for call in update.calls]
-        update.targets = {new: overwritten[new] for new in made if new in overwritten}
-    _take_products(updates.values(), body, program)
+    updates, body = _parted(program)
+    makers = makers_of(program)
+    for update in updates:
+        made = (makers[v] for v in update.operands if v in makers)
+        update.product = next((call for call in made if call.in_bands), None)
+        if update.product is not None:
+            body.remove(update.product)
     worth = WORTH if worth is None else worth
     steps = _in_chains(sorted(body, key=lambda call: not _is_about_numbers(call)), worth, takes)
-    steps = _with_updates(steps, list(updates.values()))
+    steps = _with_updates(steps, updates)
     _find_kept(steps, program)
     return steps
+
+
+def choose_bands(program: Program) -> None:
+    """Note of each product whether it is made in bands, together with an update that it alone is for.
+
+    That is for the program as it is without a budget, and holds for what a budget makes of it too: the
+    entries of a product in bands may differ from those of a whole one in the last bit.
+    """
+    _copy_what_is_kept(program)
+    makers, users = makers_of(program), users_of(program)
+    written = {each.variable for each in program.writes}  # perhaps before the product is made
+    ends = set(program.ends)
+    for update in _parted(program)[0]:
+        arrays = [v for call in update.calls for v in (*call.operands, call.result) if v.shape]
+        arrays += update.targets.values()
+        if not all(v.shape == update.shape and v.is_flat for v in arrays):
+            continue
+        for v in update.operands:
+            call = makers.get(v)
+            if (
+                call is not None
+                and call.function in (np.matmul, np.dot)
+                and v.nbytes >= BANDED
+                and v not in ends
+                and call.errors is None
+                and all(user in update.calls for user in users[v])
+                and not any(each.root in written for each in call.operands)
+                and rows_of_band(call)
+            ):
+                call.in_bands = True
+                break
 
 
 def read_late(program: Program, steps: Iterable[Step]) -> set[Variable]:
@@ -178,6 +202,24 @@ def _copy_what_is_kept(program: Program) -> None:
 
 
 # Updates
+
+
+def _parted(program: Program) -> tuple[list[Group], list[Call]]:
+    """Return the updates, and the calls that belong to none."""
+    in_update = _calls_of_updates(program)
+    updates: dict[int, Group] = {}
+    body: list[Call] = []
+    for call in program.calls:
+        if call in in_update:
+            update = updates.setdefault(id(in_update[call]), Group([], call.result.shape))
+            update.calls.append(call)
+        else:
+            body.append(call)
+    overwritten = {each.final: each.variable for each in program.writes}
+    for update in updates.values():
+        made = [call.result for call in update.calls]
+        update.targets = {new: overwritten[new] for new in made if new in overwritten}
+    return list(updates.values()), body
 
 
 def _calls_of_updates(program: Program) -> dict[Call, set[Call]]:
@@ -247,33 +289,6 @@ def _with_updates(steps: Sequence[Step], updates: Sequence[Group]) -> list[Step]
     for i, step in enumerate(steps, 1):
         result += [step, *due.get(i, [])]
     return result
-
-
-def _take_products(updates: Iterable[Group], body: list[Call], program: Program) -> None:
-    """Move products that are best made in bands from the body to the updates that they are for."""
-    makers, users = makers_of(program), users_of(program)
-    written = {each.variable for each in program.writes}  # perhaps before the product is made
-
-    def is_for(update: Group, call: Call) -> bool:
-        return (
-            call.function in (np.matmul, np.dot)
-            and call.result.nbytes >= BANDED
-            and call.errors is None
-            and call.result not in program.ends
-            and all(user in update.calls for user in users[call.result])
-            and not any(v.root in written for v in call.operands)
-            and rows_of_band(call) > 0
-        )
-
-    for update in updates:
-        arrays = [v for call in update.calls for v in (*call.operands, call.result) if v.shape]
-        arrays += update.targets.values()
-        if not all(v.shape == update.shape and v.is_flat for v in arrays):
-            continue
-        made = (makers[v] for v in update.operands if v in makers)
-        update.product = next((call for call in made if is_for(update, call)), None)
-        if update.product is not None:
-            body.remove(update.product)
 
 
 def rows_of_band(call: Call) -> int:

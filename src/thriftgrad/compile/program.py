@@ -95,6 +95,7 @@ class Call:
             unless the first is true.
         errors: how floating-point errors are handled, where the function had said so by `np.errstate`.
         recomputed: whether it makes again what a call before it has made.
+        in_bands: whether it is a product that is made some rows at a time, for an update that uses them up.
         rerun: which second run of a function under `checkpoint` it belongs to; 0 for none. Calls of two
             such runs are never taken for one, or nothing would be recomputed.
     """
@@ -107,6 +108,7 @@ class Call:
     errors: dict[str, str] | None = None
     recomputed: bool = False
     rerun: int = 0
+    in_bands: bool = False
 
     @property
     def operands(self) -> list[Variable]:

@@ -23,7 +23,7 @@ from thriftgrad.compile import spell
 from thriftgrad.compile.budget.schedule import within
 from thriftgrad.compile.memory import Memory
 from thriftgrad.compile.names import PLAIN, Names, called_after_layers, dtype_text, with_arrays
-from thriftgrad.compile.order import Group, calls_of, ordered, read_late
+from thriftgrad.compile.order import Group, calls_of, choose_bands, ordered, read_late
 from thriftgrad.compile.place import ALIGNMENT, Buffer, most_alive, place
 from thriftgrad.compile.program import Call, Input, Program, Variable, converted
 from thriftgrad.compile.rewrite import rewritten
@@ -81,6 +81,7 @@ def write(
         BudgetError: no program known with these results is so small.
     """
     program = spell.spelled(rewritten(called_after_layers(program)))
+    choose_bands(program)
     if budget is None:
         return Writer(program, name, worth, fusing).written()
     return within(

@@ -112,8 +112,8 @@ class Tiles:
         call = self.group.product
         assert call is not None
         x, y = map(self.names.of, call.args)
-        function = spell.function_text(call.function)
-        return f"{function}({x}[row : row + {self.group.rows}], {y}, out={band.name})"
+        # np.dot would copy the rows where x is a transpose.
+        return f"np.matmul({x}[row : row + {self.group.rows}], {y}, out={band.name})"
 
     # Where results lie
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import pickle
 import re
 import runpy
 import subprocess
@@ -667,8 +669,8 @@ def test_a_saved_step_runs_with_numpy_alone(tmp_path: Any) -> None:
     assert step(X, Y).item() == float(loss)
     after = [p.value for p in model.parameters()]
     copies = [live[name] for name in names if name.startswith("layer")]
-    for copy, value, old in zip(copies, after, before, strict=True):
-        np.testing.assert_array_equal(copy, value)
+    for own, value, old in zip(copies, after, before, strict=True):
+        np.testing.assert_array_equal(own, value)
         assert not np.array_equal(value, old)
 
 
@@ -741,6 +743,53 @@ def test_a_saved_file_says_what_it_takes(tmp_path: Any) -> None:
         np.testing.assert_array_equal(before[name.replace(".", "_")], p.value)
     with pytest.raises(ValueError, match=r"labels outside: \(array\(\[0, 1, 3, 0\]\), \(4, 3\)"):
         scope["step"](x, np.array([0, 1, 3, 0]), **before, **{large: far})
+
+
+def test_a_saved_file_takes_what_shares_memory_with_a_parameter(tmp_path: Any) -> None:
+    model = nn.Linear(3, 2, rng=0, dtype=np.float64)
+    weight = model.weight.value  # which the step changes
+
+    @tg.compile
+    def step(x):
+        loss = np.sum(np.tanh(model(x))) + np.sum(x @ weight)
+        loss.backward()
+        for p in model.parameters():
+            p.value -= 0.1 * p.grad
+            p.grad = None
+        return loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        step(X[:, :3] if X.shape[1] > 3 else X)
+    step.save(tmp_path / "step.py")
+    scope = runpy.run_path(str(tmp_path / "step.py"))
+    assert "constant" in inspect.signature(scope["step"]).parameters
+
+
+def test_bound_methods_are_copied_and_pickled_by_their_own_name() -> None:
+    assert pickle.loads(pickle.dumps(Picklable().fast)).__func__ is Picklable.fast
+    assert copy.copy(Picklable().fast)(X).tolist() == (X * 2).tolist()
+
+
+class Picklable:
+    def slow(self, x):
+        return x * 2
+
+    fast = tg.compile(slow)
+
+
+def test_a_run_that_comes_back_to_itself() -> None:
+    inner = []
+
+    def noted(kind, flag):
+        inner.append(f(np.full(4, 2.0)))
+
+    f = tg.compile(lambda x: np.sum(np.exp(x) * np.arange(4.0)) + np.sum(x))
+    f(np.zeros(4))
+    with np.errstate(over="call", call=noted):
+        found = f(np.array([0.0, 1.0, 2.0, 1000.0]))
+    assert found == np.inf
+    assert inner == [np.exp(2.0) * 6 + 8]
 
 
 def test_a_method_shows_its_source(tmp_path: Any) -> None:

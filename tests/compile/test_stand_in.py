@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -173,3 +175,79 @@ def test_whole_numbers_are_rounded_as_without() -> None:
     f = tg.compile(lambda x: np.round(x, -2))
     for x in (np.array([149, 250, 351]), np.array([151, 50, -260])):
         np.testing.assert_array_equal(f(x), np.round(x, -2))
+
+
+FAILING: dict[str, Any] = {
+    "int of an array": lambda x: int(x),
+    "float of an array": lambda x: float(x),
+    "item of an array": lambda x: x.item(),
+    "the truth of an array": lambda x: bool(x),
+    "an index of floats": lambda x: range(x),
+    "a list's entry": lambda x: [1, 2][x],
+    "math": lambda x: math.sqrt(x),
+    "a format": lambda x: f"{x:.2f}",
+    "a hash of an array": lambda x: {x: 1},
+    "a scalar's entry": lambda x: operator.setitem(np.sum(x), 0, 1.0),
+    "a scalar's index": lambda x: operator.index(np.sum(x)),
+    "an attribute that an array has not": lambda x: x.is_integer(),
+    "round of an array": lambda x: round(x, 2),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_what_fails_without_fails_alike(name: str) -> None:
+    """Shape and dtype alone make it fail, in every run; so a function may well catch it."""
+
+    def f(x):
+        try:
+            FAILING[name](x)
+        except Exception as error:
+            return x * (2 if isinstance(error, TypeError) else 3)
+        return x
+
+    np.testing.assert_array_equal(tg.compile(f)(X), f(X))
+
+
+NAN = np.array([np.nan, 1.0])
+CAUGHT: dict[str, Any] = {
+    "int of an entry that may be NaN": lambda x: int(x[0]),
+    "a hash of a scalar": lambda x: len({np.sum(x), np.sum(x)}),
+    "a method of scalars": lambda x: np.sum(x).is_integer(),
+}
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_what_hangs_on_entries_is_refused(name: str) -> None:
+    def f(x):
+        with suppress(Exception):
+            return x * CAUGHT[name](x)
+        return -x
+
+    with pytest.raises(RecordError):
+        tg.compile(f)(NAN)
+
+
+def test_eager_where_stand_ins_are_not_enough() -> None:
+    def f(x):
+        return x * np.ndarray.sum(x)  # which takes real arrays alone
+
+    run = tg.compile(f, fallback="eager")
+    with pytest.warns(
+        RuntimeWarning, match="cannot be recorded and runs as it is: descriptor 'sum'"
+    ):
+        np.testing.assert_array_equal(run(X), f(X))
+    np.testing.assert_array_equal(run(X), f(X))
+    with pytest.raises(TypeError, match="descriptor"):
+        tg.compile(f)(X)
+
+
+def test_the_sign_of_a_complex_zero() -> None:
+    for number in (
+        complex(-1, -0.0),
+        complex(-0.0, 2),
+        np.complex64(complex(-1, -0.0)),
+        complex(-np.inf, np.nan),
+    ):
+        f = lambda x, number=number: np.angle(x * number)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(tg.compile(f)(np.ones(2)), f(np.ones(2)))

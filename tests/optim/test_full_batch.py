@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import warnings
 from concurrent.futures import Future
 from itertools import pairwise
 
@@ -267,7 +268,7 @@ def test_an_exception_in_another_thread_is_raised_here():
 
 def test_work_that_no_other_thread_begins_is_done_here(monkeypatch):
     crew = full_batch._Crew(3)
-    monkeypatch.setattr(crew._pool, "submit", lambda work: Future())  # as after a fork
+    monkeypatch.setattr(crew._pool, "submit", lambda *work: Future())  # as after a fork
     assert crew.do(lambda i, *_: i, [(i, i, i) for i in range(4)]) == [0, 1, 2, 3]
 
 
@@ -413,3 +414,17 @@ def test_what_it_is_not_for():
     for arguments in ((objective, lambda: 1.0), (lambda: (1.0, None),)):
         with pytest.raises(ConfigError, match="or a FullBatch alone"):
             search.step(*arguments)
+
+
+@pytest.mark.parametrize("handling", ["ignore", "raise"])
+def test_floating_point_errors_are_handled_alike_in_all_threads(handling):
+    crew = full_batch._Crew(3)
+    x = np.full((8000, 30), 1e30, np.float32)
+    for _ in range(10):
+        with np.errstate(all=handling), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if handling == "raise":
+                with pytest.raises(FloatingPointError):
+                    full_batch._tall(crew, x, x[:30, :4] * np.float32(1e8))
+            else:
+                assert np.isinf(full_batch._tall(crew, x, x[:30, :4])).all()

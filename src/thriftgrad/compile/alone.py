@@ -2,10 +2,14 @@
 
 Its function takes what the person passes, and behind that what else the program reads or writes into:
 parameters, an optimiser's state, its learning rate. Short arrays that the function made itself, or found
-outside, are written into the module as they are now. The module says what each argument is.
+outside, are written into the module as they are now, and those that count from 0, however long. The module
+says what each argument is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +38,8 @@ def module(written: Written) -> str:
             f"of an index that was computed"
         )
     inputs = dict(zip(written.arguments, written.inputs, strict=True))
-    made = {name: _array_text(each) for name, each in inputs.items()}
+    changing = [each.fetch() for each in written.inputs if each.fetch and each.final]
+    made = {name: _array_text(each, changing) for name, each in inputs.items()}
     left = {name: each for name, each in inputs.items() if not made[name]}
     before = signature(written.name, written.arguments)
     after = signature(written.name, list(left))
@@ -59,11 +64,13 @@ from left to right and dicts by their keys, and then the gradients that it leave
 """
 
 
-def _array_text(each: Input) -> str:
+def _array_text(each: Input, changing: Sequence[Any]) -> str:
     """Return the expression of an array that goes into the module; nothing for an argument."""
     if not each.outside or each.fetch is None:
         return ""
     array = np.asarray(each.fetch())
+    if array.dtype.kind not in "biuf" or any(np.may_share_memory(array, v) for v in changing):
+        return ""
     if array.size and array.dtype.kind in "iu" and np.array_equal(array, np.arange(array.size)):
         return f"np.arange({array.size}, dtype={dtype_text(array.dtype)!r})"
     if (

@@ -19,7 +19,7 @@ from thriftgrad.compile import alone, machine_code
 from thriftgrad.compile.arguments import flattened, layout_of, which_are_one
 from thriftgrad.compile.memory import Memory
 from thriftgrad.compile.replay import Kernels, Replay
-from thriftgrad.errors import ConfigError, RecordError
+from thriftgrad.errors import ConfigError, RecordError, ThriftgradError
 from thriftgrad.units import budget_bytes
 
 MOST = 16
@@ -149,7 +149,10 @@ class Compiled:
         recordings: how many there have been.
     """
 
-    live_in_programs = ("_programs", "_newest", "_calls", "_eager", "_said", "failed", "recordings")
+    live_in_programs = (
+        *("_programs", "_newest", "_calls", "_made", "_at_work", "_eager", "_said"),
+        *("failed", "recordings"),
+    )
     leads_to_no_generator = ("_programs", "_newest")
 
     def __init__(
@@ -166,7 +169,8 @@ class Compiled:
         self._kernels = kernels
         self.failed = False
         self.recordings = 0
-        self._calls = 0
+        self._calls = self._made = 0
+        self._at_work = False
         self._eager = self._said = False
         self._programs: OrderedDict[Any, list[Replay]] = OrderedDict()
         self._newest: Replay | None = None
@@ -177,6 +181,9 @@ class Compiled:
         if self._eager or recording.active.get() is not None:
             return self._function(*args, **kwargs)
         with self._lock:
+            if self._at_work:  # and has come back to itself, as through a callback of np.errstate
+                return self._function(*args, **kwargs)
+            self._at_work = True
             self._calls += 1
             try:
                 newest = self._newest
@@ -184,18 +191,25 @@ class Compiled:
                     return newest.run(args)
                 leaves, replay = self._found(args, kwargs)
                 return replay.run(leaves)
-            except RecordError as error:
-                if self._fallback == "error":
+            except Exception as error:
+                # A function may well fail on stand-ins alone.
+                is_strange = self.failed and not isinstance(error, ThriftgradError)
+                if self._fallback == "error" or not (is_strange or isinstance(error, RecordError)):
                     raise
-                self._eager = self.failed
-                if not self._said:
-                    self._said = True
-                    warnings.warn(
-                        f"{self._name} cannot be recorded and runs as it is: {error}",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-        return self._function(*args, **kwargs)
+                reason = str(error) or type(error).__name__
+                was_recording, self.failed = self.failed, False
+            finally:
+                self._at_work = False
+        result = self._function(*args, **kwargs)
+        self._eager = was_recording
+        if not self._said:
+            self._said = True
+            warnings.warn(
+                f"{self._name} cannot be recorded and runs as it is: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return result
 
     def _found(self, args: Any, kwargs: Any) -> tuple[Sequence[Any], Replay]:
         """Return the arguments without their structure, and the program for them, recorded if need be."""
@@ -219,7 +233,8 @@ class Compiled:
                 f"at every call; keep that outside, or do without compiling"
             )
         self.failed = False
-        if self.recordings >= MANY and 2 * self.recordings > self._calls and not self._said:
+        self._made += 1
+        if self._made >= MANY and 2 * self._made > self._calls and not self._said:
             self._said = True
             self._warn_of_recordings(before if key in self._programs else None)
         self._keep(key, replay)
@@ -229,14 +244,18 @@ class Compiled:
         """Say what makes recordings, if it is not the layout of the arguments."""
         changed = before and before.changed()
         if before is None:
-            changed = "its arguments: their shapes, or whole numbers and texts among them"
+            changed = "its arguments: their shapes, or objects, whole numbers and texts among them"
         warnings.warn(
-            f"{self._name} has been recorded {self.recordings} times in {self._calls} calls, and a recording "
+            f"{self._name} has been recorded {self._made} times in {self._calls} calls, and a recording "
             f"takes far longer than a run. What changes is {changed or 'something that it looks up'}; pass "
             f"it as an array or a float, or leave the function as it is",
             RuntimeWarning,
             stacklevel=4,
         )
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Be known by the name that it has in a class, by which its methods are copied and pickled."""
+        self.__name__ = name
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Be a method, of each object with programs of its own."""

@@ -214,8 +214,7 @@ def dtype_text(dtype: np.dtype[Any]) -> str:
 
 
 def _float_text(value: Any) -> str:
+    if isinstance(value, complex):  # `-1-0j` is an expression, whose imaginary part is 0 and not -0
+        return f"complex({_float_text(value.real)}, {_float_text(value.imag)})"
     text = repr(value)
-    if "nan" in text or "inf" in text:
-        kind = "complex" if isinstance(value, complex) else "float"
-        return f'{kind}("{text}")'
-    return text
+    return f'float("{text}")' if "nan" in text or "inf" in text else text

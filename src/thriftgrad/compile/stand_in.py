@@ -12,6 +12,7 @@ import operator
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -58,12 +59,23 @@ class StandIn:
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What `isinstance` goes by: to a person's code it is an array, to thriftgrad a stand-in."""
-        asking = sys._getframe(1).f_globals.get("__name__", "")
+        asking = str(sys._getframe(1).f_globals.get("__name__"))
         if asking.partition(".")[0] == __name__.partition(".")[0]:
             return StandIn
+        return self._kind
+
+    @property
+    def _kind(self) -> type:
+        """Its type in a plain run."""
         if self.variable.number:
             return type(self.value)
         return self.variable.dtype.type if self.variable.scalar else np.ndarray
+
+    @property
+    def _like(self) -> Any:
+        """Something of this type, shape and dtype, with other entries."""
+        ones = np.broadcast_to(np.ones((), self.dtype), self.shape)
+        return self._kind(1) if self._kind is not np.ndarray else ones
 
     # How NumPy's calls arrive
 
@@ -86,7 +98,12 @@ class StandIn:
 
     # What would bake an entry in
 
-    def _leave(self, what: str) -> NoReturn:
+    def _leave(self, what: str, tried: Callable[[Any], Any] | None = None) -> NoReturn:
+        """Refuse; or raise what `tried` raises, where shape and dtype alone make it fail in any run."""
+        if tried is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tried(self._like)
         raise self.recorder.refusal(
             f"{what} of a value that is being recorded by compile{here()}: a recorded program makes "
             f"the same calls at every run, so nothing may depend on the entries of an array; use "
@@ -94,33 +111,31 @@ class StandIn:
         )
 
     def __bool__(self) -> bool:
-        self._leave("a branch (if, while, and, or) on the truth")
+        self._leave("a branch (if, while, and, or) on the truth", bool)
 
     def __float__(self) -> float:
         self._leave(
             "float() (also in math.exp(y), for which np.exp(y) can be written, and in out[0] = y of a "
-            "plain array, for which np.stack of a list can)"
+            "plain array, for which np.stack of a list can)",
+            float,
         )
 
     def __int__(self) -> int:
-        self._leave("int()")
+        self._leave("int()", int)
 
     def __round__(self, digits: Any = None) -> Any:
-        number = self.variable.number
-        if self.dtype.kind not in ("fiub" if number else "fiu" if self.variable.scalar else ""):
-            kind = type(self.value if number or not self.variable.scalar else self.value[()])
-            raise TypeError(f"type {kind.__name__} doesn't define __round__ method")
         if digits is None:
-            self._leave("round() to an int (for which np.round(y) can be written)")
-        if number:
+            self._leave("round() to an int (for which np.round(y) can be written)", round)
+        round(self._like, digits)  # raises what it must
+        if self.variable.number:
             return self.recorder.operate(round, np.positive, self, digits)
         return np.round(self, digits)
 
     def __complex__(self) -> complex:
-        self._leave("complex()")
+        self._leave("complex()", complex)
 
     def __index__(self) -> int:
-        self._leave("use as an index")
+        self._leave("use as an index", operator.index)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         name = self.recorder.name_of_argument(self) or ""
@@ -138,22 +153,23 @@ class StandIn:
         )
 
     def __format__(self, spec: str) -> str:
-        self._leave("formatting")
+        self._leave("formatting", lambda like: format(like, spec))
 
     def __reduce__(self) -> Any:
         self._leave("a copy by copy or pickle")
 
     def item(self, *args: Any) -> Any:
         """Refuse."""
-        self._leave(".item()")
+        self._leave(".item()", lambda like: like.item(*args))
 
     def tolist(self) -> Any:
         """Refuse."""
         self._leave(".tolist()")
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_") or not hasattr(np.ndarray, name):
-            raise AttributeError(f"an array has no attribute {name!r}")
+        kind = self._kind
+        if name.startswith("_") or not hasattr(kind, name):
+            raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
         raise self.recorder.refusal(
             f".{name} of a value that is being recorded by compile{here()}, which cannot follow it; use "
             f"NumPy's functions (np.sort for .sort(), np.reshape for .resize()), or do without compiling"
@@ -173,6 +189,8 @@ class StandIn:
         return self.recorder.call(operator.getitem, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if self.variable.scalar or self.variable.number:
+            raise TypeError(f"{self._kind.__name__!r} object does not support item assignment")
         self.recorder.set_entries(self, index, value)
 
     # NumPy's methods, by NumPy's functions
@@ -213,7 +231,13 @@ class StandIn:
         """Write `value` everywhere."""
         self[...] = value
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        # Sets of stand-ins, also weak ones, are thriftgrad's; a person's code must not find two of one
+        # entry different.
+        asking = str(sys._getframe(1).f_globals.get("__name__"))
+        if asking.partition(".")[0] not in (__name__.partition(".")[0], "weakref", "_weakrefset"):
+            self._leave("a hash (a key of a dict or a cache, an entry of a set)", hash)
+        return id(self) // 16
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -309,7 +311,13 @@ class _Crew:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool = ThreadPoolExecutor(max(threads - 1, 1))  # which starts none before it must
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pool = ThreadPoolExecutor(
+            max(self._threads - 1, 1)
+        )  # which starts none before it must
+        self._process = os.getpid()
 
     def do(
         self, work: Callable[[int, int, int], Any], cuts: list[tuple[int, int, int]]
@@ -326,12 +334,20 @@ class _Crew:
                     return
                 results[i] = work(*cut)
 
-        others = [self._pool.submit(work_off) for _ in range(min(self._threads, len(cuts)) - 1)]
+        if self._process != os.getpid():  # after a fork, which takes no threads along
+            self._begin()
+        others: list[Future[None]] = []
+        with suppress(RuntimeError):  # at the end of the process threads take no work any more
+            others.extend(
+                # In a context like this one, for how floating-point errors are handled.
+                self._pool.submit(copy_context().run, work_off)
+                for _ in range(min(self._threads, len(cuts)) - 1)
+            )
         try:
             work_off()
         finally:
             left.clear()  # after an exception, the others stop at their next cut
-            begun = [other for other in others if not other.cancel()]  # none in a forked process
+            begun = [other for other in others if not other.cancel()]
             wait(begun)
         for other in begun:
             other.result()

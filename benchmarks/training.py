@@ -257,6 +257,8 @@ def race(w: Workload, names: Sequence[str], workers: Any, rounds: int, seconds: 
         if absent:
             print(f"({w.name}: without {name}: {absent})", file=sys.stderr)
     pieces: dict[tuple[str, int], list[float]] = {each: [] for each in runners}
+    for name, n in runners:  # a round for nothing, while compilers may be at work still
+        workers[CONTENDERS[name][0], n].ask(turn, name, seconds)
     for each in range(rounds):
         resting = set()
         if each >= 2:

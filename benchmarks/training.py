@@ -1,6 +1,6 @@
 """A training step, compiled: beside PyTorch, JAX and others, and by the time of its matrix products.
 
-    python benchmarks/training.py              # everything, some six minutes on two quiet cores
+    python benchmarks/training.py              # everything, some nine minutes on two quiet cores
     python benchmarks/training.py --quick      # a check that all of it runs and agrees; times mean nothing
     python benchmarks/training.py W1 W3 memory # some parts: W1 to W6, epoch, first, memory; see contenders.py
 

@@ -130,7 +130,8 @@ def test_a_plan_with_a_disk_counts_its_measured_speed(monkeypatch: Any) -> None:
     go = tg.memory.plan(model, X, Y, budget=tg.memory.two_level(2, 4), loss=tg.nn.mse)
     assert go.simulation.most_disk > 0
     assert go.chain.write == 1e-15
-    assert go.seconds < stay.seconds
+    # Counted, as seconds that are measured scatter.
+    assert go.simulation.runs.sum() < stay.simulation.runs.sum()
 
 
 def test_a_notebook_shows_table_and_picture() -> None:

@@ -184,6 +184,7 @@ class Compiled:
             if self._at_work:  # and has come back to itself, as through a callback of np.errstate
                 return self._function(*args, **kwargs)
             self._at_work = True
+            self.failed = False
             self._calls += 1
             try:
                 newest = self._newest

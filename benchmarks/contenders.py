@@ -829,7 +829,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Workload], Contender], str]] = {
     "thriftgrad, Numba": (
         "thriftgrad",
         partial(thriftgrad, how="numba"),
-        "W1 W2 W3 W4 W6",  # neither `FullBatch` nor `fit` has a choice of kernels
+        "W1 W2 W3 W4 W6",  # `FullBatch` has no choice of kernels; an epoch is one of NumPy's
     ),
     "thriftgrad eager": ("thriftgrad", partial(thriftgrad, how="eager"), "W1 W2 W3 W4 W5 W6"),
     "PyTorch": ("torch", torch_eager, "W1 W2 W3 W4 W5 W6 epoch"),

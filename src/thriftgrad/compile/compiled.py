@@ -115,10 +115,7 @@ def compile(
     """
     if fallback not in ("error", "eager"):
         raise ConfigError(f"compile: fallback = {fallback!r}; expected 'error' or 'eager'")
-    if kernels not in ("numpy", "numba"):
-        raise ConfigError(f"compile: kernels = {kernels!r}; expected 'numpy' or 'numba'")
-    if kernels == "numba":
-        machine_code.require()
+    machine_code.check(kernels)
     if function is None:
         return lambda function: compile(function, budget=budget, kernels=kernels, fallback=fallback)
     if not callable(function):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from thriftgrad.compile.kernels import JIT, Kernel
-from thriftgrad.errors import MissingExtraError
+from thriftgrad.errors import ConfigError, MissingExtraError
 
 
 def require() -> Any:
@@ -40,6 +40,19 @@ def require() -> Any:
             f"kernels={'numpy'!r} runs without"
         ) from None
     return numba
+
+
+def check(kernels: str) -> None:
+    """Refuse kernels that are not to be had.
+
+    Raises:
+        ConfigError: they are neither "numpy" nor "numba".
+        MissingExtraError: they are "numba", which is not installed.
+    """
+    if kernels not in ("numpy", "numba"):
+        raise ConfigError(f"kernels = {kernels!r}; expected 'numpy' or 'numba'")
+    if kernels == "numba":
+        require()
 
 
 def load(kernel: Kernel) -> Callable[..., None]:

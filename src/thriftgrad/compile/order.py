@@ -88,8 +88,9 @@ class Group:
 
     @property
     def rows(self) -> int:
-        """How many rows of the product make a band; all of them without one."""
-        return self.shape[0] if self.product is None else rows_of_band(self.product)
+        """How many rows of the product make a band."""
+        assert self.product is not None
+        return rows_of_band(self.product)
 
 
 Step = Call | Group

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from thriftgrad.autodiff import Parameter, defvjp, primitive
 from thriftgrad.autodiff.recording import uniform
-from thriftgrad.blas import has_small_kernels
+from thriftgrad.blas import SMALL, has_small_kernels
 from thriftgrad.errors import ConfigError, DataError
 from thriftgrad.nn.init import Init, Rng, generator, glorot_uniform, zeros
 from thriftgrad.nn.module import Module
@@ -191,16 +191,13 @@ def _parts(x: Array, y: Array, length: int) -> int:
     if type(x) is not np.ndarray or type(y) is not np.ndarray or x.ndim != 2 or y.ndim != 2:
         return 1
     work = x.size * y.shape[1]
-    if not _SMALL < work <= 8 * _SMALL or x.dtype != np.float32 or y.dtype != np.float32:
+    if not SMALL < work <= 8 * SMALL or x.dtype != np.float32 or y.dtype != np.float32:
         return 1
     if not (x.flags.c_contiguous and y.flags.c_contiguous and has_small_kernels()):
         return 1
     return next(
-        (n for n in (4, 8) if length % n == 0 and work <= n * _SMALL and length >= 96 * n), 1
+        (n for n in (4, 8) if length % n == 0 and work <= n * SMALL and length >= 96 * n), 1
     )
-
-
-_SMALL = 10**6
 
 
 class Dropout(Module):

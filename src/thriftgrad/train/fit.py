@@ -389,8 +389,6 @@ def _check_optimizer(optimizer: Optimizer, model: Module) -> None:
 
 
 def _check_kernels(kernels: Kernels, compile: bool | None, memory: Any) -> None:
-    if kernels not in ("numpy", "numba"):
-        raise ConfigError(f"kernels = {kernels!r}; expected 'numpy' or 'numba'")
     if kernels == "numpy":
         return
     if compile is False or memory is not None:
@@ -399,9 +397,9 @@ def _check_kernels(kernels: Kernels, compile: bool | None, memory: Any) -> None:
             f"kernels={kernels!r} with {other}: a step that is not compiled has none; leave one of them "
             f"away"
         )
-    from thriftgrad.compile.machine_code import require
+    from thriftgrad.compile.machine_code import check
 
-    require()
+    check(kernels)
 
 
 def _whole(name: str, given: Any) -> int:
